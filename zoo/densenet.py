@@ -1,0 +1,145 @@
+"""The DenseNet family: published variants, one frozen config, and its validation; no framework.
+
+Huang, Liu, van der Maaten, Weinberger, "Densely Connected Convolutional Networks" (arXiv:1608.06993),
+tables 1 (ImageNet) and 2 (CIFAR).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+NORM_EPSILON: Mapping[str, float] = MappingProxyType({"torchvision": 1e-5, "keras": 1.001e-5})
+
+
+@dataclass(frozen=True)
+class DenseNetConfig:
+    """A DenseNet, independent of any framework.
+
+    Args:
+        growth_rate: channels every layer adds (k in the paper).
+        block_config: layers in each dense block.
+        compression: channels kept by a transition, as a fraction in (0, 1].
+        num_init_features: channels of the first convolution.
+        bn_size: width of the 1x1 bottleneck in units of `growth_rate`; 0 = no bottleneck (DenseNet without "B").
+        drop_rate: dropout after each layer, in [0, 1).
+        num_classes: outputs of the classifier.
+        small_inputs: True = the CIFAR stem (one 3x3 convolution), False = the ImageNet stem (7x7, pool).
+        flavour: "torchvision" or "keras": which published network's constants (the norm's epsilon) are used.
+
+    Raises:
+        TypeError, ValueError: naming the field, what came and what is needed.
+
+    Example:
+        >>> DenseNetConfig.from_depth(100, growth_rate=12).block_config
+        (16, 16, 16)
+    """
+
+    growth_rate: int = 12
+    block_config: tuple[int, ...] = (16, 16, 16)
+    compression: float = 0.5
+    num_init_features: int = 24
+    bn_size: int = 4
+    drop_rate: float = 0.0
+    num_classes: int = 10
+    small_inputs: bool = True
+    flavour: str = "torchvision"
+
+    def __post_init__(self) -> None:
+        blocks = self.block_config
+        if isinstance(blocks, (str, bytes)) or not hasattr(blocks, "__iter__"):
+            raise TypeError(f"block_config must be a sequence of layer counts such as (16, 16, 16), not {blocks!r}")
+        object.__setattr__(self, "block_config", tuple(blocks))
+        if not self.block_config:
+            raise ValueError("block_config is empty: give the number of layers of at least one dense block")
+        for position, layers in enumerate(self.block_config):
+            _check_integer(f"block_config[{position}]", layers, minimum=1)
+        for name, minimum in (("growth_rate", 1), ("num_init_features", 1), ("bn_size", 0), ("num_classes", 1)):
+            _check_integer(name, getattr(self, name), minimum)
+        if not isinstance(self.small_inputs, bool):
+            raise TypeError(f"small_inputs must be True or False, not {self.small_inputs!r}")
+        _check_fraction("compression", self.compression)
+        if not 0 < self.compression <= 1:
+            raise ValueError(f"compression must be in (0, 1], not {self.compression}")
+        _check_fraction("drop_rate", self.drop_rate)
+        if not 0 <= self.drop_rate < 1:
+            raise ValueError(f"drop_rate must be in [0, 1), not {self.drop_rate}")
+        if self.flavour not in NORM_EPSILON:
+            raise ValueError(f"flavour must be one of {', '.join(NORM_EPSILON)}, not {self.flavour!r}")
+        for width in self.block_widths()[:-1]:
+            if int(width * self.compression) < 1:
+                raise ValueError(f"compression={self.compression} leaves no channel of {width} after a transition")
+
+    @classmethod
+    def from_depth(cls, depth: int, growth_rate: int = 12, *, bottleneck: bool = True, **fields: object) -> DenseNetConfig:
+        """The CIFAR network of the paper with `depth` layers in three equal blocks.
+
+        `depth` is 6n+4 with bottlenecks (DenseNet-BC: compression 0.5, 2k initial channels) and 3n+4 without
+        (compression 1, 16 initial channels). Other fields may be overridden by name.
+
+        Raises:
+            ValueError: a depth that does not divide so, with the nearest that do.
+        """
+        _check_integer("depth", depth, minimum=1)
+        per_step = 6 if bottleneck else 3
+        layers, rest = divmod(depth - 4, per_step)
+        if rest or layers < 1:
+            nearest = [4 + per_step * n for n in (max(layers, 1), max(layers, 1) + 1)]
+            kind = "DenseNet-BC" if bottleneck else "DenseNet without bottleneck"
+            raise ValueError(
+                f"depth={depth}: {kind} needs depth = {per_step}n+4 with n >= 1; the nearest are "
+                f"{nearest[0]} and {nearest[1]}"
+            )
+        own: dict[str, object] = (
+            {"compression": 0.5, "num_init_features": 2 * growth_rate}
+            if bottleneck
+            else {"compression": 1.0, "num_init_features": 16, "bn_size": 0}
+        )
+        values: dict[str, object] = {"growth_rate": growth_rate, "block_config": (layers,) * 3, **own, **fields}
+        return cls(**values)  # type: ignore[arg-type]
+
+    @property
+    def norm_epsilon(self) -> float:
+        """Added to a norm's variance."""
+        return NORM_EPSILON[self.flavour]
+
+    def block_widths(self) -> tuple[int, ...]:
+        """Channels at the end of each dense block."""
+        widths, channels = [], self.num_init_features
+        for layers in self.block_config:
+            widths.append(channels + layers * self.growth_rate)
+            channels = int(widths[-1] * self.compression)
+        return tuple(widths)
+
+
+def _check_integer(name: str, value: object, minimum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, not {value}")
+
+
+def _check_fraction(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+
+
+def _imagenet(growth_rate: int, blocks: tuple[int, ...], stem: int) -> DenseNetConfig:
+    return DenseNetConfig(growth_rate, blocks, num_init_features=stem, num_classes=1000, small_inputs=False)
+
+
+VARIANTS: Mapping[str, DenseNetConfig] = MappingProxyType(
+    {
+        "densenet_bc_40_12": DenseNetConfig.from_depth(40, 12),
+        "densenet_bc_100_12": DenseNetConfig.from_depth(100, 12),
+        "densenet_bc_190_40": DenseNetConfig.from_depth(190, 40),
+        "densenet_bc_250_24": DenseNetConfig.from_depth(250, 24),
+        "densenet_40_12": DenseNetConfig.from_depth(40, 12, bottleneck=False),
+        "densenet121": _imagenet(32, (6, 12, 24, 16), 64),
+        "densenet161": _imagenet(48, (6, 12, 36, 24), 96),
+        "densenet169": _imagenet(32, (6, 12, 32, 32), 64),
+        "densenet201": _imagenet(32, (6, 12, 48, 32), 64),
+        "densenet264": _imagenet(32, (6, 12, 64, 48), 64),
+    }
+)

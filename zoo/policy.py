@@ -1,0 +1,71 @@
+"""What the memory flags ask for, model-wide, as one frozen value; every framework reads the same one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+OPT_MEMORY_LEVELS = range(5)
+
+
+@dataclass(frozen=True)
+class MemoryPolicy:
+    """What a model keeps for its backward pass.
+
+    Args:
+        efficient: exact saving. Features are kept once, everything cheap is recomputed.
+        keep_bottleneck: with `efficient`, keep the 1x1 outputs too: more bytes, less time.
+        opt_memory: one of the five classic DenseNet levels instead of `efficient`:
+            0 plain; 1 in-place activations; 2 shared gradient buffers; 3 shared feature storage;
+            4 BatchNorm outputs recomputed as well (what `efficient` with `keep_bottleneck` does).
+
+    Raises:
+        TypeError: a flag of the wrong type.
+        ValueError: flags that contradict one another, or a level that does not exist.
+
+    Example:
+        >>> MemoryPolicy(efficient=True).recompute_bottleneck
+        True
+    """
+
+    efficient: bool = False
+    keep_bottleneck: bool = False
+    opt_memory: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("efficient", "keep_bottleneck"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} must be True or False, not {value!r}")
+        if self.keep_bottleneck and not self.efficient:
+            raise ValueError("keep_bottleneck=True changes nothing without efficient=True: set both, or neither")
+        if self.opt_memory is None:
+            return
+        if isinstance(self.opt_memory, bool) or not isinstance(self.opt_memory, int):
+            raise TypeError(f"opt_memory must be an integer 0..4 or None, not {self.opt_memory!r}")
+        if self.opt_memory not in OPT_MEMORY_LEVELS:
+            raise ValueError(f"opt_memory must be one of 0, 1, 2, 3, 4, not {self.opt_memory}")
+        if self.efficient:
+            raise ValueError(
+                f"efficient=True and opt_memory={self.opt_memory} both say what to keep: give one of them "
+                "(efficient=True, keep_bottleneck=True is opt_memory=4; efficient=True alone keeps less still)"
+            )
+
+    @property
+    def inplace_activations(self) -> bool:
+        """Activations overwrite the norm's output (it changes no byte in PyTorch, whose norm keeps its input)."""
+        return self.opt_memory is not None and self.opt_memory >= 1
+
+    @property
+    def share_features(self) -> bool:
+        """A dense block keeps its features once, in one buffer, and accumulates gradients in one more."""
+        return self.efficient or (self.opt_memory is not None and self.opt_memory >= 3)
+
+    @property
+    def recompute_activations(self) -> bool:
+        """Outputs of norm+activation are rebuilt in the backward pass instead of kept."""
+        return self.efficient or self.opt_memory == 4
+
+    @property
+    def recompute_bottleneck(self) -> bool:
+        """Outputs of the 1x1 convolutions are computed again in the backward pass instead of kept."""
+        return self.efficient and not self.keep_bottleneck
