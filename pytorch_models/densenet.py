@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pytorch_models.saving import dense_block, norm_act_then
+from pytorch_models.saving import convolution_format, dense_block, has_hooks, norm_act_then
 from pytorch_models.weights import adopt_densenet_names
 from zoo.densenet import DenseNetConfig
 from zoo.policy import MemoryPolicy
@@ -53,10 +53,19 @@ class DenseBlock(nn.ModuleDict):
             layer = DenseLayer(in_features + index * config.growth_rate, config, policy)
             self.add_module(f"denselayer{index + 1}", layer)
 
+    @property
+    def layer_type(self) -> type[nn.Module]:
+        """What every layer of an unchanged block is."""
+        return DenseLayer
+
     def forward(self, inputs: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C + layers * growth_rate, H, W)."""
         if self.policy.share_features:
             return dense_block(self, inputs, self.policy)
+        return self.plain_forward(inputs)
+
+    def plain_forward(self, inputs: Tensor) -> Tensor:
+        """The definition: every layer reads the concatenation of all features before it."""
         features = inputs
         for layer in self.values():
             features = torch.cat([features, layer(features)], 1)
@@ -73,3 +82,135 @@ class Transition(nn.Sequential):
         self.relu = nn.ReLU(policy.inplace_activations)
         self.conv = nn.Conv2d(in_features, out_features, kernel_size=1, bias=False)
         self.pool = nn.AvgPool2d(kernel_size=2, stride=2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, out_features, H // 2, W // 2)."""
+        if self.policy.recompute_activations:
+            return norm_act_then(inputs, *self)
+        return super().forward(inputs)
+
+
+class Features(nn.Sequential):
+    """Everything before the classifier: stem, dense blocks with transitions between them, and the last norm."""
+
+    def __init__(self, config: DenseNetConfig, policy: MemoryPolicy) -> None:
+        super().__init__()
+        self.policy = policy
+        channels = config.num_init_features
+        if config.small_inputs:
+            self.conv0 = nn.Conv2d(3, channels, kernel_size=3, stride=1, padding=1, bias=False)
+        else:
+            self.conv0 = nn.Conv2d(3, channels, kernel_size=7, stride=2, padding=3, bias=False)
+            self.norm0 = nn.BatchNorm2d(channels, eps=config.norm_epsilon)
+            self.relu0 = nn.ReLU(policy.inplace_activations)
+            self.pool0 = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        for index, layers in enumerate(config.block_config, start=1):
+            self.add_module(f"denseblock{index}", DenseBlock(channels, layers, config, policy))
+            channels += layers * config.growth_rate
+            if index < len(config.block_config):
+                out_channels = int(channels * config.compression)
+                self.add_module(f"transition{index}", Transition(channels, out_channels, config, policy))
+                channels = out_channels
+        self.norm5 = nn.BatchNorm2d(channels, eps=config.norm_epsilon)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, C, h, w), normalised but not yet through the last ReLU."""
+        return self.norm5(self.before_last_norm(images))
+
+    def before_last_norm(self, images: Tensor) -> Tensor:
+        """The output of the last dense block."""
+        memory_format = convolution_format(images, self.conv0.weight)
+        values = self.conv0(images)
+        if hasattr(self, "norm0"):
+            stem = (self.norm0, self.relu0, self.pool0)
+            if self.policy.recompute_activations:
+                values = norm_act_then(values, *stem)
+            else:
+                for module in stem:
+                    values = module(values)
+        for name, module in self.named_children():
+            if name.startswith(("denseblock", "transition")):
+                values = module(values)
+            if name.startswith("transition"):
+                # Blocks with shared storage return channels_last; dropout draws its masks in the model's own order.
+                values = values.contiguous(memory_format=memory_format)
+        return values
+
+
+class DenseNet(nn.Module):
+    """DenseNet (Huang et al. 2017, arXiv:1608.06993), with exact memory saving.
+
+    Args:
+        growth_rate, block_config, compression, num_init_features, bn_size, drop_rate, num_classes, small_inputs:
+            see `zoo.densenet.DenseNetConfig`.
+        efficient: keep each feature once and recompute everything cheap; same outputs, gradients and running
+            statistics as without, see README for bytes and time.
+        keep_bottleneck: with `efficient`, keep the 1x1 outputs too: more bytes, less time.
+        opt_memory: one of the five classic levels 0..4 instead of `efficient`, see `zoo.policy.MemoryPolicy`.
+        flavour: whose constants, "torchvision" or "keras".
+
+    Input (N, 3, H, W), any floating dtype; output (N, num_classes).
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what is needed.
+
+    Example:
+        >>> model = DenseNet(growth_rate=12, block_config=(2, 2, 2), efficient=True)
+        >>> model(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        growth_rate: int = 12,
+        block_config: Sequence[int] = (16, 16, 16),
+        compression: float = 0.5,
+        num_init_features: int = 24,
+        bn_size: int = 4,
+        drop_rate: float = 0,
+        num_classes: int = 10,
+        small_inputs: bool = True,
+        efficient: bool = False,
+        keep_bottleneck: bool = False,
+        opt_memory: int | None = None,
+        flavour: str = "torchvision",
+    ) -> None:
+        super().__init__()
+        self.config = DenseNetConfig(
+            growth_rate,
+            tuple(block_config),
+            compression,
+            num_init_features,
+            bn_size,
+            drop_rate,
+            num_classes,
+            small_inputs,
+            flavour,
+        )
+        self.policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory)
+        self.features = Features(self.config, self.policy)
+        self.classifier = nn.Linear(self.config.block_widths()[-1], num_classes)
+        self._initialise()
+        self.register_load_state_dict_pre_hook(adopt_densenet_names)
+
+    @classmethod
+    def from_config(cls, config: DenseNetConfig, policy: MemoryPolicy = MemoryPolicy()) -> DenseNet:  # noqa: B008 - frozen
+        """Build from zoo's values."""
+        return cls(**vars(config), **vars(policy))
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, num_classes) scores."""
+        if images.dim() != 4 or images.shape[1] != 3:
+            raise ValueError(f"DenseNet needs images of shape (N, 3, height, width), not {tuple(images.shape)}")
+        if self.policy.recompute_activations and not has_hooks(self.features):
+            values = self.features.before_last_norm(images)
+            pooled = norm_act_then(values, self.features.norm5, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        else:
+            pooled = F.adaptive_avg_pool2d(F.relu(self.features(images)), 1).flatten(1)
+        return self.classifier(pooled)

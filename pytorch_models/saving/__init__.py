@@ -1,0 +1,21 @@
+"""Exact memory saving: what autograd would keep is shared or computed again, and no number changes."""
+
+from pytorch_models.saving.dense_block import dense_block
+from pytorch_models.saving.dense_call import convolution_format
+from pytorch_models.saving.eligibility import (
+    PlainPathWarning,
+    has_hooks,
+    why_block_is_plain,
+    why_norm_act_is_plain,
+)
+from pytorch_models.saving.norm_act import norm_act_then
+
+__all__ = [
+    "PlainPathWarning",
+    "convolution_format",
+    "dense_block",
+    "has_hooks",
+    "norm_act_then",
+    "why_block_is_plain",
+    "why_norm_act_is_plain",
+]

@@ -1,0 +1,135 @@
+"""norm, ReLU, convolution, forward and backward, in tiles of the batch: the arithmetic of the fused blocks.
+
+A tile of activations is rebuilt, used and overwritten while it is still in a CPU's cache; no more than one tile of
+them exists at a time unless they are to be kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pytorch_models.saving.dense_call import Unit, tiles
+from pytorch_models.saving.norm import Affine, NormGradient, normalise_into, row
+
+Parameters = Sequence[Tensor | None]  # norm weight, norm bias, convolution weight, convolution bias
+
+
+def empty_channels_last(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """An uninitialised (N, C, H, W) tensor in channels_last."""
+    return torch.empty(tuple(shape), dtype=dtype, device=device, memory_format=torch.channels_last)
+
+
+def forward_unit(
+    values: Tensor, unit: Unit, norm: Affine, parameters: Parameters, dtype: torch.dtype, *, keep_activations: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Convolve relu(norm(values)) tile by tile.
+
+    Returns:
+        The convolution's outputs in `dtype`, and the activations if `keep_activations`, else None.
+    """
+    weight, bias = (None if p is None else p.to(dtype) for p in parameters[2:])
+    assert weight is not None, "a convolution has a weight"
+    slices = tiles(values.shape, values.dtype, values.device)
+    scratch_samples = len(values) if keep_activations else min(len(values), slices[0].stop)
+    scratch = empty_channels_last((scratch_samples, *values.shape[1:]), dtype, values.device)
+    outputs: Tensor | None = None
+    for tile in slices:
+        activation = scratch[tile] if keep_activations else scratch[: tile.stop - tile.start]
+        normalise_into(activation, values[tile], norm).relu_()
+        convolved = unit.convolution.forward(activation, weight, bias)
+        if len(slices) == 1:
+            outputs = convolved
+            break
+        if outputs is None:
+            outputs = empty_channels_last((len(values), *convolved.shape[1:]), convolved.dtype, values.device)
+        outputs[tile] = convolved
+    assert outputs is not None, "a batch has at least one tile"
+    return outputs, scratch if keep_activations else None
+
+
+class UnitBackward:
+    """Gradients of one unit.
+
+    Args:
+        gradient: of the convolution's outputs.
+        values: the norm's input, (N, C, H, W).
+        activations: relu(norm(values)) if the forward pass kept it, else None to rebuild it.
+        needs: which of the four parameters need a gradient.
+        needs_values: whether `values` needs one.
+    """
+
+    def __init__(
+        self,
+        unit: Unit,
+        norm: Affine,
+        parameters: Parameters,
+        *,
+        gradient: Tensor,
+        values: Tensor,
+        activations: Tensor | None,
+        needs: Sequence[bool],
+        needs_values: bool,
+    ) -> None:
+        self.unit, self.norm, self.parameters = unit, norm, parameters
+        self.gradient, self.values, self.activations = gradient, values, activations
+        self.needs, self.needs_values = needs, needs_values
+        self.norm_gradient = NormGradient(norm)
+
+    def run(self, target: Tensor | None, *, accumulate: bool) -> tuple[Tensor | None, ...]:
+        """Write (or add) scale * d(norm output) into `target`, tile by tile; return the parameters' gradients.
+
+        With batch statistics `target` still lacks `norm_gradient.corrections`.
+        """
+        dtype = self.gradient.dtype
+        weight = self.parameters[2]
+        assert weight is not None, "a convolution has a weight"
+        weight = weight.to(dtype)
+        needs_activations = self.needs_values or self.needs[0] or self.needs[1]
+        totals: list[Tensor | None] = [None, None]
+        slices = tiles(self.values.shape, self.values.dtype, self.values.device)
+        scratch = None
+        if self.activations is None:
+            scratch = empty_channels_last((slices[0].stop, *self.values.shape[1:]), dtype, self.values.device)
+        for tile in slices:
+            activation = self._activation(tile, scratch)
+            d_activation, *d_parameters = self.unit.convolution.backward(
+                self.gradient[tile], activation, weight, needs=(needs_activations, self.needs[2], self.needs[3])
+            )
+            for position, part in enumerate(d_parameters):
+                totals[position] = _add(totals[position], part, self.norm.mean.dtype)
+            if d_activation is not None:
+                self._through_norm(tile, d_activation, activation, target, accumulate)
+        return tuple(
+            None if gradient is None or not needed or parameter is None else gradient.to(parameter.dtype)
+            for gradient, needed, parameter in zip(
+                (self.norm_gradient.d_weight, self.norm_gradient.d_bias, *totals), self.needs, self.parameters, strict=True
+            )
+        )
+
+    def _activation(self, tile: slice, scratch: Tensor | None) -> Tensor:
+        if self.activations is not None:
+            return self.activations[tile]
+        assert scratch is not None, "allocated where activations are rebuilt"
+        return normalise_into(scratch[: tile.stop - tile.start], self.values[tile], self.norm).relu_()
+
+    def _through_norm(
+        self, tile: slice, d_activation: Tensor, activation: Tensor, target: Tensor | None, accumulate: bool
+    ) -> None:
+        masked = torch.ops.aten.threshold_backward(d_activation, activation, 0)
+        if self.needs[0] or self.needs[1] or self.unit.batch_statistics:
+            self.norm_gradient.add(masked, self.values[tile])
+        if target is None:
+            return
+        if accumulate:
+            target[tile].addcmul_(masked, row(self.norm.scale))
+        else:
+            torch.mul(masked, row(self.norm.scale), out=target[tile])
+
+
+def _add(total: Tensor | None, part: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    if part is None or total is None:
+        return None if part is None else part.to(dtype)
+    return total.add_(part)

@@ -1,0 +1,352 @@
+"""The training loop in PyTorch: SGD with the published schedule, checkpoints, resuming, one process per GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
+
+from pytorch_models import checkpoint
+from zoo.batches import EvaluationBatches, TrainingBatches, step_seed
+from zoo.data.image_data import ImageData
+from zoo.options import TrainingError, TrainingOptions, TrainingResult
+from zoo.progress import Progress
+from zoo.run_folder import RunFolder
+
+CHECK_EVERY = 20  # steps between looks at the loss on a GPU: each look waits for the GPU to catch up
+Row = dict[str, float | int | None]
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One of the processes that train together: its device, its number, and how many there are."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+
+def set_seed(seed: int) -> None:
+    """Seed everything PyTorch draws from; call it before the model is built.
+
+    Example:
+        >>> set_seed(0); first = torch.rand(2); set_seed(0); bool((torch.rand(2) == first).all())
+        True
+    """
+    torch.manual_seed(seed)
+
+
+def check_device(device: str, amp: bool = False) -> None:
+    """Refuse a device that is not there, before any work.
+
+    Args:
+        device: "auto", "cpu", "cuda" or "cuda:<number>".
+        amp: mixed precision; every device has a type for it (bfloat16, or float16 with loss scaling).
+
+    Raises:
+        ValueError: a GPU is asked for and this PyTorch sees none, or not so many.
+    """
+    if not device.startswith("cuda"):
+        return
+    if not torch.cuda.is_available():
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        raise ValueError(
+            f"device={device}: PyTorch {torch.__version__.split('+')[0]} ({built}) sees no GPU; "
+            "use device=cpu, or install a CUDA build of PyTorch and check nvidia-smi"
+        )
+    number, count = int(device.partition(":")[2] or 0), torch.cuda.device_count()
+    if number >= count:
+        raise ValueError(f"device={device}: only {count} GPU(s) are visible, cuda:0 to cuda:{count - 1}")
+
+
+def devices_for(device: str) -> list[torch.device]:
+    """The devices to train on: every visible GPU for "auto" and "cuda", else the one named."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    return [torch.device(device)]
+
+
+def train(model: nn.Module, data: ImageData, options: TrainingOptions) -> TrainingResult:
+    """Train `model` and leave in it the weights of the best epoch; several GPUs get one process each.
+
+    On the CPU a resumed run gives the same numbers, to the bit, as one that was never interrupted.
+
+    Args:
+        model: takes float32 (n, C, H, W), gives logits (n, classes).
+        data: images with the model's channels and number of classes.
+        options: the recipe, and the folder to save to.
+
+    Raises:
+        ValueError: a device that is not there, a split or folder that does not fit.
+        TrainingError: the loss is not finite, memory ran out, or a checkpoint cannot be read.
+    """
+    from pytorch_models.distributed import train_distributed
+    from pytorch_models.out_of_memory import explain_out_of_memory
+
+    check_device(options.device, options.amp)
+    data.split(options.valid_size, options.seed)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("the model has no parameter that requires a gradient: nothing would be trained")
+    if options.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ImportError("tensorboard=True needs the package tensorboard: pip install tensorboard")
+    devices = devices_for(options.device)
+    if options.batch_size < len(devices):
+        raise ValueError(f"batch_size={options.batch_size} is less than one image for each of {len(devices)} GPUs")
+    folder = RunFolder.open(options.settings()) if options.save is not None else None
+    if len(devices) > 1:
+        return train_distributed(model, data, options, devices, folder)
+    with explain_out_of_memory(model, data, options, devices[0]):
+        return Trainer(model, data, options, Worker(devices[0]), folder).run()
+
+
+class Trainer:
+    """One process's part of a training run (the only one, or one of several)."""
+
+    def __init__(
+        self, model: nn.Module, data: ImageData, options: TrainingOptions, worker: Worker, folder: RunFolder | None
+    ) -> None:
+        self.data, self.options, self.worker, self.folder = data, options, worker, folder
+        self.model = model.to(worker.device)
+        self.replica: nn.Module = self.model
+        if worker.world > 1:
+            ids = [worker.device] if worker.device.type == "cuda" else None
+            self.replica = DistributedDataParallel(self.model, device_ids=ids)
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.SGD(
+            parameters, options.lr, options.momentum, weight_decay=options.wd, nesterov=options.momentum > 0
+        )
+        self.amp_dtype = amp_dtype(worker.device)
+        scaled = options.amp and self.amp_dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(worker.device.type, enabled=scaled)
+        self.train_indices, self.valid_indices = data.split(options.valid_size, options.seed)
+        self.rows: list[Row] = []
+        self.best_weights: dict[str, Tensor] = {}
+        self.progress = Progress(options.progress and worker.rank == 0)
+
+    def run(self) -> TrainingResult:
+        """All epochs that are left, then the test with the best epoch's weights."""
+        if self.options.resume and self.folder is not None and self.folder.last.exists():
+            self._restore(self.folder)
+        with self._tensorboard() as board:
+            for epoch in range(len(self.rows) + 1, self.options.n_epochs + 1):
+                self.rows.append(self._epoch(epoch))
+                self._keep(epoch)
+                self.progress.epoch(self.rows[-1], self.options.n_epochs)
+                if board is not None:
+                    for name, value in self.rows[-1].items():
+                        if name != "epoch" and value is not None:
+                            board.add_scalar(name, value, epoch)
+        return self._finish()
+
+    def _epoch(self, epoch: int) -> Row:
+        if self.worker.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.worker.device)
+        start = time.perf_counter()
+        steps, images, loss, accuracy, peak_bytes = self._train_epoch(epoch)
+        seconds = time.perf_counter() - start
+        valid: tuple[float | None, float | None] = (None, None)
+        if len(self.valid_indices):
+            indices = self.valid_indices
+            valid = self._evaluate(self.data.train_images[indices], self.data.train_labels[indices])
+        return {
+            "epoch": epoch,
+            "lr": self.options.learning_rate(epoch),
+            "train_loss": loss,
+            "train_accuracy": accuracy,
+            "valid_loss": valid[0],
+            "valid_accuracy": valid[1],
+            "peak_bytes": peak_bytes,
+            "step_seconds": round(seconds / steps, 6),
+            "images_per_second": round(images / seconds, 2),
+        }
+
+    def _train_epoch(self, epoch: int) -> tuple[int, int, float, float, int]:
+        options, worker = self.options, self.worker
+        for group in self.optimizer.param_groups:
+            group["lr"] = options.learning_rate(epoch)
+        batches = TrainingBatches(
+            self.data, self.train_indices, options.batch_size, options.seed, epoch, worker.rank, worker.world
+        )
+        losses = torch.zeros(len(batches), device=worker.device)
+        correct = torch.zeros((), dtype=torch.int64, device=worker.device)
+        look_every = CHECK_EVERY if worker.device.type == "cuda" else 1
+        images = 0
+        peak_bytes = int(self.rows[-1]["peak_bytes"] or 0) if self.rows else 0
+        self.replica.train()
+        for step, (pixels, labels, size) in enumerate(self._feed(batches, f"epoch {epoch}")):
+            torch.manual_seed(step_seed(options.seed, epoch, step, worker.rank))
+            with self._peak_on_cpu(epoch == 1 and step == 0) as peak:
+                losses[step], right = self._step(pixels, labels, size)
+            peak_bytes = max(peak_bytes, *peak)
+            correct += right
+            images += size
+            if (step + 1) % look_every == 0 or step + 1 == len(batches):
+                self._check_finite(losses[: step + 1], epoch)
+        loss, right_share = self._mean(torch.stack([losses.double().sum(), correct.double()]), images)
+        if worker.device.type == "cuda":
+            peak_bytes = torch.cuda.max_memory_allocated(worker.device)
+        return len(batches), images, loss, right_share, peak_bytes
+
+    def _step(self, pixels: Tensor, labels: Tensor, global_size: int) -> tuple[Tensor, Tensor]:
+        """One optimiser step; the sum of this process's losses and the number of its right answers."""
+        logits = self._forward(self.replica, pixels)
+        loss_sum = F.cross_entropy(logits, labels, reduction="sum")
+        self.optimizer.zero_grad(set_to_none=True)
+        # Processes average their gradients, and their shares of a last batch may differ in size.
+        self.scaler.scale(loss_sum * (self.worker.world / global_size)).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss_sum.detach(), (logits.detach().argmax(1) == labels).sum()
+
+    def _forward(self, model: nn.Module, pixels: Tensor) -> Tensor:
+        with torch.autocast(self.worker.device.type, self.amp_dtype, enabled=self.options.amp):
+            return model(pixels).float()
+
+    def _evaluate(self, images: Any, labels: Any) -> tuple[float, float]:
+        """Mean loss and share of right answers; every image counts once, whatever the number of processes."""
+        if self.worker.world > 1:  # each process has moved its own running statistics: all go on with the first one's
+            for buffer in self.model.buffers():
+                dist.broadcast(buffer, 0)
+        sums = torch.zeros(2, dtype=torch.float64, device=self.worker.device)
+        batches = EvaluationBatches(
+            images, labels, self.data, self.options.batch_size, self.worker.rank, self.worker.world
+        )
+        self.model.eval()
+        with torch.no_grad():
+            for pixels, answers, _ in self._feed(batches, "evaluating"):
+                logits = self._forward(self.model, pixels)
+                sums[0] += F.cross_entropy(logits, answers, reduction="sum")
+                sums[1] += (logits.argmax(1) == answers).sum()
+        return self._mean(sums, len(labels))
+
+    def _feed(self, batches: TrainingBatches | EvaluationBatches, label: str) -> Iterator[tuple[Tensor, Tensor, int]]:
+        device = self.worker.device
+        loader: DataLoader[Any] = DataLoader(
+            cast(Dataset[Any], batches),
+            batch_size=None,
+            num_workers=self.options.num_workers,
+            pin_memory=device.type == "cuda",
+        )
+        for pixels, labels, size in self.progress.bar(loader, len(batches), label):
+            yield pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True), int(size)
+
+    def _mean(self, sums: Tensor, count: int) -> tuple[float, float]:
+        if self.worker.world > 1:
+            dist.all_reduce(sums)
+        first, second = (sums / count).tolist()
+        return first, second
+
+    @contextlib.contextmanager
+    def _peak_on_cpu(self, wanted: bool) -> Iterator[list[int]]:
+        """On a CPU, count one step's memory: a list that holds 0, then also model + optimiser state + step, in bytes."""
+        peaks = [0]
+        if not wanted or self.worker.device.type != "cpu":
+            yield peaks
+            return
+        from pytorch_models.measure import track_peak
+
+        with track_peak() as peak:
+            yield peaks
+        parameters = sum(tensor.nbytes for tensor in self.model.parameters())
+        peaks.append(peak.bytes + parameters + sum(tensor.nbytes for tensor in self.model.buffers()))
+
+    def _check_finite(self, losses: Tensor, epoch: int) -> None:
+        finite = torch.isfinite(losses)
+        if bool(finite.all()):
+            return
+        step = int((~finite).nonzero()[0])
+        kept = "nothing was saved (no --save)"
+        if self.folder is not None:
+            kept = f"the checkpoint of epoch {epoch - 1} in {self.folder.folder} is intact" if self.rows else "no epoch was finished"
+        raise TrainingError(
+            f"epoch {epoch}, step {step + 1}: the training loss is {float(losses[step])}; {kept}. "
+            f"Try a smaller --lr (now {self.options.lr:g})" + (" or --amp False" if self.options.amp else "")
+        )
+
+    def _restore(self, folder: RunFolder) -> None:
+        state = checkpoint.load(folder.last, self.worker.device)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.rows = state["rows"]
+        if self.worker.rank == 0:
+            folder.write_metrics(self.rows)
+        self.progress.line(f"resumed after epoch {len(self.rows)} of {self.options.n_epochs}")
+
+    def _keep(self, epoch: int) -> None:
+        """Checkpoints and metrics of a finished epoch. Killed between two files, a resumed run writes the same again."""
+        is_best = best_epoch(self.rows) == epoch
+        if self.folder is None:
+            if is_best:
+                self.best_weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            return
+        if self.worker.rank == 0:
+            weights = self.model.state_dict()
+            if is_best:
+                checkpoint.save(self.folder.best, weights)
+            state = {"model": weights, "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+            checkpoint.save(self.folder.last, {**state, "rows": self.rows})
+            self.folder.write_metrics(self.rows)
+
+    def _finish(self) -> TrainingResult:
+        if self.worker.world > 1:
+            dist.barrier()  # the best weights are on disk
+        best = best_epoch(self.rows)
+        weights = self.best_weights if self.folder is None else checkpoint.load(self.folder.best, self.worker.device)
+        self.model.load_state_dict(weights)
+        loss, accuracy = self._evaluate(self.data.test_images, self.data.test_labels)
+        result = TrainingResult(
+            epochs=len(self.rows),
+            best_epoch=best,
+            best_valid_accuracy=cast("float | None", self.rows[best - 1]["valid_accuracy"]),
+            test_loss=loss,
+            test_accuracy=accuracy,
+            folder=self.folder.folder if self.folder is not None else None,
+            metrics=tuple(self.rows),
+        )
+        if self.folder is not None and self.worker.rank == 0:
+            summary = asdict(result)
+            del summary["metrics"], summary["folder"]
+            self.folder.write_result(summary)
+        return result
+
+    @contextlib.contextmanager
+    def _tensorboard(self) -> Iterator[Any]:
+        if not self.options.tensorboard or self.folder is None or self.worker.rank > 0:
+            yield None
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        # Points that a resumed run is about to write again are dropped.
+        board = SummaryWriter(str(self.folder.folder / "tensorboard"), purge_step=len(self.rows) + 1)
+        try:
+            yield board
+        finally:
+            board.close()
+
+
+def best_epoch(rows: list[Row]) -> int:
+    """The first epoch (from 1) with the highest validation accuracy; without validation images, the last."""
+    accuracies = [row["valid_accuracy"] for row in rows]
+    if accuracies[-1] is None:
+        return len(rows)
+    return 1 + max(range(len(rows)), key=lambda index: cast(float, accuracies[index]))
+
+
+def amp_dtype(device: torch.device) -> torch.dtype:
+    """The type of mixed precision: bfloat16 where the device computes in it, else float16 (with loss scaling)."""
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
