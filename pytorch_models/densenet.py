@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pytorch_models.saving import convolution_format, dense_block, has_hooks, norm_act_then
+from pytorch_models.saving import (
+    convolution_format,
+    dense_block,
+    has_hooks,
+    norm_act_then,
+    why_block_is_plain,
+    why_norm_act_is_plain,
+)
 from pytorch_models.weights import adopt_densenet_names
 from zoo.densenet import DenseNetConfig
 from zoo.policy import MemoryPolicy
@@ -64,6 +71,20 @@ class DenseBlock(nn.ModuleDict):
             return dense_block(self, inputs, self.policy)
         return self.plain_forward(inputs)
 
+    def how_kept(self) -> str:
+        """In words, what this block keeps for the backward pass."""
+        if not self.policy.share_features:
+            return "concatenations and activations of every layer"
+        reason = why_block_is_plain(self, DenseLayer)
+        if reason is not None:
+            return f"the plain way: {reason}"
+        kept = ["features once, in one buffer"]
+        if not self.policy.recompute_bottleneck:
+            kept.append("1x1 outputs")
+        if not self.policy.recompute_activations:
+            kept.append("activations")
+        return ", ".join(kept)
+
     def plain_forward(self, inputs: Tensor) -> Tensor:
         """The definition: every layer reads the concatenation of all features before it."""
         features = inputs
@@ -82,6 +103,13 @@ class Transition(nn.Sequential):
         self.relu = nn.ReLU(policy.inplace_activations)
         self.conv = nn.Conv2d(in_features, out_features, kernel_size=1, bias=False)
         self.pool = nn.AvgPool2d(kernel_size=2, stride=2)
+
+    def how_kept(self) -> str:
+        """In words, what this transition keeps for the backward pass."""
+        if not self.policy.recompute_activations:
+            return "kept by autograd"
+        reason = why_norm_act_is_plain(*self)
+        return f"the plain way: {reason}" if reason else "its input (the block's buffer), the rest is rebuilt"
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, out_features, H // 2, W // 2)."""

@@ -50,6 +50,13 @@ class MemoryPolicy:
                 "(efficient=True, keep_bottleneck=True is opt_memory=4; efficient=True alone keeps less still)"
             )
 
+    def __str__(self) -> str:
+        if self.opt_memory is not None:
+            return f"opt_memory {self.opt_memory}"
+        if not self.efficient:
+            return "plain"
+        return "efficient, keep_bottleneck" if self.keep_bottleneck else "efficient"
+
     @property
     def inplace_activations(self) -> bool:
         """Activations overwrite the norm's output (it changes no byte in PyTorch, whose norm keeps its input)."""

@@ -1,7 +1,6 @@
 """Exact memory saving: what autograd would keep is shared or computed again, and no number changes."""
 
 from pytorch_models.saving.dense_block import dense_block
-from pytorch_models.saving.dense_call import convolution_format
 from pytorch_models.saving.eligibility import (
     PlainPathWarning,
     has_hooks,
@@ -9,6 +8,7 @@ from pytorch_models.saving.eligibility import (
     why_norm_act_is_plain,
 )
 from pytorch_models.saving.norm_act import norm_act_then
+from pytorch_models.saving.tiles import convolution_format
 
 __all__ = [
     "PlainPathWarning",

@@ -11,7 +11,8 @@ from pytorch_models.saving.dense_call import BlockCall, Unit
 from pytorch_models.saving.dropout import drop_gradient
 from pytorch_models.saving.norm import Affine, affine, subtract_corrections
 from pytorch_models.saving.saved import SavedTensors
-from pytorch_models.saving.units import UnitBackward, empty_channels_last, forward_unit
+from pytorch_models.saving.tiles import empty_channels_last
+from pytorch_models.saving.units import UnitBackward, forward_unit
 
 
 class BlockBackward:

@@ -32,7 +32,8 @@ from pytorch_models.saving.norm import (
     statistics_dtype,
 )
 from pytorch_models.saving.saved import SavedTensors
-from pytorch_models.saving.units import empty_channels_last, forward_unit
+from pytorch_models.saving.tiles import empty_channels_last
+from pytorch_models.saving.units import forward_unit
 from zoo.policy import MemoryPolicy
 
 
@@ -120,9 +121,10 @@ class BlockForward:
         self._write(slice(0, width), inputs)
 
     def _write(self, channels: slice, values: Tensor) -> None:
-        self.features[:, channels].copy_(values)
+        written = self.features[:, channels].copy_(values)
         if self.saved.mean is not None and self.saved.variance is not None:
-            self.saved.mean[channels], self.saved.variance[channels] = batch_statistics(self.features[:, channels])
+            dense = values if values.dtype == written.dtype else written
+            self.saved.mean[channels], self.saved.variance[channels] = batch_statistics(dense)
 
     def run_layer(self, index: int) -> None:
         """Compute one layer's new features from the features before it, and write them into their slice."""

@@ -12,12 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pytorch_models.saving.norm import uses_batch_statistics
+from pytorch_models.saving.tiles import convolution_format
 from zoo.policy import MemoryPolicy
-
-# One tile of rebuilt activations should stay in a core's cache on a CPU; on a GPU launches cost more than bytes.
-TILE_BYTES = {"cpu": 4 * 2**20}
-TILE_BYTES_ELSEWHERE = 64 * 2**20
-
 
 @dataclass(frozen=True)
 class Convolution:
@@ -94,22 +90,6 @@ class BlockCall:
     def out_features(self) -> int:
         """Channels of the block's output."""
         return self.layers[-1].in_features + self.growth_rate
-
-
-def convolution_format(inputs: Tensor, weight: Tensor) -> torch.memory_format:
-    """The memory format in which a convolution of these returns its outputs."""
-    channels_last = torch.channels_last
-    if any(t.is_contiguous(memory_format=channels_last) and not t.is_contiguous() for t in (inputs, weight)):
-        return channels_last
-    return torch.contiguous_format
-
-
-def tiles(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> list[slice]:
-    """Slices of the batch such that one tile of (N, C, H, W) values is about TILE_BYTES, at least one sample."""
-    samples, channels, height, width = shape
-    limit = TILE_BYTES.get(device.type, TILE_BYTES_ELSEWHERE)
-    per_tile = max(1, min(samples, limit // max(1, channels * height * width * dtype.itemsize)))
-    return [slice(start, min(start + per_tile, samples)) for start in range(0, samples, per_tile)]
 
 
 def read_block(block: nn.ModuleDict, inputs: Tensor, policy: MemoryPolicy) -> tuple[BlockCall, list[Tensor | None]]:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pytorch_models.saving.tiles import tiles
+
 NORM_DIMS = (0, 2, 3)
 
 
@@ -42,9 +44,18 @@ def uses_batch_statistics(norm: nn.BatchNorm2d) -> bool:
 def batch_statistics(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over (N, H, W), by two passes: no cancellation when |mean| is large."""
     dtype = statistics_dtype(values.dtype)
-    mean = values.mean(NORM_DIMS, dtype=dtype)
-    centred = values - row(mean)
-    return mean, centred.mul_(centred).mean(NORM_DIMS)
+    count = values.numel() // values.shape[1]
+    slices = tiles(values.shape, dtype, values.device)
+    mean = _sum([values[tile].sum(NORM_DIMS, dtype=dtype) for tile in slices]) / count
+    squares = []
+    for tile in slices:
+        centred = values[tile] - row(mean)
+        squares.append(centred.mul_(centred).sum(NORM_DIMS))
+    return mean, _sum(squares) / count
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    return torch.stack(parts).sum(0)
 
 
 def running_statistics(norm: nn.BatchNorm2d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -104,12 +115,14 @@ class NormGradient:
         self.d_bias = torch.zeros_like(norm.mean)
         self.d_weight = torch.zeros_like(norm.mean)
 
-    def add(self, gradient: Tensor, values: Tensor) -> None:
-        """Take in one tile: the gradient of the norm's output, and the norm's input."""
-        dtype = self.d_bias.dtype
-        self.d_bias += gradient.sum(NORM_DIMS, dtype=dtype)
-        centred = values - row(self.norm.mean)
-        self.d_weight += centred.mul_(gradient).sum(NORM_DIMS) * self.norm.inv_std
+    def add(self, gradient: Tensor, values: Tensor, scratch: Tensor) -> None:
+        """Take in one tile: the gradient of the norm's output, and the norm's input; `scratch` may be overwritten."""
+        self.d_bias += gradient.sum(NORM_DIMS, dtype=self.d_bias.dtype)
+        if scratch.dtype == self.d_weight.dtype:
+            centred = torch.sub(values, row(self.norm.mean), out=scratch)
+        else:
+            centred = values - row(self.norm.mean)
+        self.d_weight += centred.mul_(gradient).sum(NORM_DIMS, dtype=self.d_weight.dtype) * self.norm.inv_std
 
     def corrections(self, count: int) -> tuple[Tensor, Tensor]:
         """(A, B) of the class docstring, for batch statistics over `count` values per channel."""
@@ -120,4 +133,4 @@ class NormGradient:
 def subtract_corrections(gradient: Tensor, values: Tensor, mean: Tensor, constant: Tensor, slope: Tensor) -> None:
     """gradient -= constant + (values - mean) * slope, in place."""
     offset = torch.addcmul(constant, mean, slope, value=-1)
-    gradient.sub_(torch.addcmul(row(offset), values, row(slope)))
+    gradient.addcmul_(values, row(slope), value=-1).sub_(row(offset))

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pytorch_models.saving.dense_call import tiles
 from pytorch_models.saving.eligibility import PlainPathWarning, graph_is_being_exported, why_norm_act_is_plain
 from pytorch_models.saving.norm import (
     Affine,
@@ -30,6 +29,8 @@ from pytorch_models.saving.norm import (
     subtract_corrections,
     uses_batch_statistics,
 )
+from pytorch_models.saving.tiles import tiles
+from pytorch_models.saving.units import mask_by_relu_
 
 
 @dataclass(frozen=True)
@@ -160,8 +161,9 @@ class _TailBackward:
         for i, part in zip(wanted, found[1:], strict=True):
             total = self.parameter_gradients[i]
             self.parameter_gradients[i] = part if total is None else total.add_(part)
-        masked = torch.ops.aten.threshold_backward(found[0], activation.detach(), 0)
-        self.norm_gradient.add(masked, values)
+        activation = activation.detach()
+        masked = mask_by_relu_(found[0], activation)
+        self.norm_gradient.add(masked, values, scratch=activation)
         if self.d_inputs is not None:
             torch.mul(masked, row(self.norm.scale), out=self.d_inputs[tile])
 

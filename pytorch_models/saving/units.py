@@ -11,15 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pytorch_models.saving.dense_call import Unit, tiles
+from pytorch_models.saving.dense_call import Unit
 from pytorch_models.saving.norm import Affine, NormGradient, normalise_into, row
+from pytorch_models.saving.tiles import empty_channels_last, tiles
 
 Parameters = Sequence[Tensor | None]  # norm weight, norm bias, convolution weight, convolution bias
-
-
-def empty_channels_last(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """An uninitialised (N, C, H, W) tensor in channels_last."""
-    return torch.empty(tuple(shape), dtype=dtype, device=device, memory_format=torch.channels_last)
 
 
 def forward_unit(
@@ -90,11 +86,10 @@ class UnitBackward:
         needs_activations = self.needs_values or self.needs[0] or self.needs[1]
         totals: list[Tensor | None] = [None, None]
         slices = tiles(self.values.shape, self.values.dtype, self.values.device)
-        scratch = None
         if self.activations is None:
-            scratch = empty_channels_last((slices[0].stop, *self.values.shape[1:]), dtype, self.values.device)
+            self.scratch = empty_channels_last((slices[0].stop, *self.values.shape[1:]), dtype, self.values.device)
         for tile in slices:
-            activation = self._activation(tile, scratch)
+            activation = self._activation(tile)
             d_activation, *d_parameters = self.unit.convolution.backward(
                 self.gradient[tile], activation, weight, needs=(needs_activations, self.needs[2], self.needs[3])
             )
@@ -109,24 +104,29 @@ class UnitBackward:
             )
         )
 
-    def _activation(self, tile: slice, scratch: Tensor | None) -> Tensor:
+    def _activation(self, tile: slice) -> Tensor:
         if self.activations is not None:
             return self.activations[tile]
-        assert scratch is not None, "allocated where activations are rebuilt"
-        return normalise_into(scratch[: tile.stop - tile.start], self.values[tile], self.norm).relu_()
+        return normalise_into(self.scratch[: tile.stop - tile.start], self.values[tile], self.norm).relu_()
 
     def _through_norm(
         self, tile: slice, d_activation: Tensor, activation: Tensor, target: Tensor | None, accumulate: bool
     ) -> None:
-        masked = torch.ops.aten.threshold_backward(d_activation, activation, 0)
+        masked = mask_by_relu_(d_activation, activation)
         if self.needs[0] or self.needs[1] or self.unit.batch_statistics:
-            self.norm_gradient.add(masked, self.values[tile])
+            scratch = self.scratch[: len(masked)] if self.activations is None else torch.empty_like(masked)
+            self.norm_gradient.add(masked, self.values[tile], scratch)
         if target is None:
             return
         if accumulate:
             target[tile].addcmul_(masked, row(self.norm.scale))
         else:
             torch.mul(masked, row(self.norm.scale), out=target[tile])
+
+
+def mask_by_relu_(gradient: Tensor, activation: Tensor) -> Tensor:
+    """Zero the gradient, in place, where the ReLU's output is not positive."""
+    return torch.ops.aten.threshold_backward.grad_input(gradient, activation, 0, grad_input=gradient)
 
 
 def _add(total: Tensor | None, part: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -1,0 +1,306 @@
+"""Saved bytes, peak bytes and time of a training step: the one tracker every figure of PyTorch comes from.
+
+It sees what the framework allocates, on any device and under FakeTensorMode (where nothing is computed); what an
+operator allocates and frees inside itself is not seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import statistics
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional as F
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from zoo.report import LayerRow, MemoryReport
+
+
+@dataclass
+class Allocation:
+    """One storage's life: its bytes, and the steps of the tracker's clock at which it came and went."""
+
+    storage_bytes: int
+    born: int
+    died: int | None = None
+    owner: str = ""  # the innermost module that saved it for the backward pass
+    kept: str = ""  # how, in that module's words
+
+
+class MemoryTracker(TorchDispatchMode):
+    """Counts the storages that operators bring into the world while it is active.
+
+    Args:
+        external: tensors that exist already (parameters, buffers, inputs); views of them are not counted.
+
+    Example:
+        >>> with MemoryTracker() as tracker:
+        ...     total = torch.ones(256, 1024).add(1).sum()
+        >>> tracker.peak_bytes // 2**20
+        2
+    """
+
+    def __init__(self, external: Iterable[Tensor] = ()) -> None:
+        super().__init__()
+        self.allocations: list[Allocation] = []
+        self.live_bytes = 0
+        self.peak_bytes = 0
+        self.peak_clock = 0
+        self.clock = 0
+        self._live: dict[int, Allocation] = {}
+        self._watch: dict[int, weakref.ref[Any]] = {}
+        self._external = {_key(tensor) for tensor in external}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = function(*args, **(kwargs or {}))
+        self.clock += 1
+        given: set[int] | None = None
+        for result in tree_leaves(results):
+            if not isinstance(result, Tensor) or _key(result) in self._live:
+                continue
+            if given is None:
+                given = {_key(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+            if _key(result) not in given:
+                self._birth(result)
+        return results
+
+    def allocation_of(self, tensor: Tensor) -> Allocation | None:
+        """The tracked allocation behind a tensor, or None if it existed before."""
+        return self._live.get(_key(tensor))
+
+    def alive_at_peak(self) -> list[Allocation]:
+        """What was allocated at the moment of the peak; the bytes add up to `peak_bytes`."""
+        when = self.peak_clock
+        return [a for a in self.allocations if a.born <= when and (a.died is None or a.died > when)]
+
+    def _birth(self, tensor: Tensor) -> None:
+        key, storage = _key(tensor), tensor.untyped_storage()
+        if key in self._external or storage.nbytes() == 0:
+            return
+        allocation = Allocation(storage.nbytes(), self.clock)
+        self.allocations.append(allocation)
+        self._live[key] = allocation
+        self._watch[key] = weakref.ref(storage, functools.partial(self._death, key))
+        self.live_bytes += allocation.storage_bytes
+        if self.live_bytes > self.peak_bytes:
+            self.peak_bytes, self.peak_clock = self.live_bytes, self.clock
+
+    def _death(self, key: int, _: Any) -> None:
+        allocation = self._live.pop(key)
+        del self._watch[key]
+        self.clock += 1
+        allocation.died = self.clock
+        self.live_bytes -= allocation.storage_bytes
+
+
+def _key(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+@dataclass
+class Peak:
+    """Filled in when `track_peak` ends: bytes."""
+
+    bytes: int = 0
+
+
+@contextlib.contextmanager
+def track_peak(external: Iterable[Tensor] = ()) -> Iterator[Peak]:
+    """Measure the most memory allocated by what runs inside, `external` tensors not counted."""
+    peak = Peak()
+    with MemoryTracker(external) as tracker:
+        yield peak
+    peak.bytes = tracker.peak_bytes
+
+
+@dataclass
+class SavedTensorLog:
+    """Which module saved which storage for the backward pass, while its context is open."""
+
+    tracker: MemoryTracker
+    names: dict[nn.Module, str]
+    stack: list[nn.Module] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def record(self) -> Iterator[None]:
+        """Watch a forward pass."""
+        with contextlib.ExitStack() as stack:
+            # Hooks on all modules, not on each: a module's own hooks would change which path it takes.
+            stack.callback(register_module_forward_pre_hook(self._enter).remove)
+            stack.callback(register_module_forward_hook(self._leave, always_call=True).remove)
+            stack.enter_context(saved_tensors_hooks(self._pack, lambda tensor: tensor))
+            yield
+
+    def _enter(self, module: nn.Module, _: Any) -> None:
+        if module in self.names:
+            self.stack.append(module)
+
+    def _leave(self, module: nn.Module, *_: Any) -> None:
+        if self.stack and self.stack[-1] is module:
+            self.stack.pop()
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        allocation = self.tracker.allocation_of(tensor)
+        if allocation is not None and not allocation.owner:
+            module = self.stack[-1] if self.stack else None
+            allocation.owner = self.names[module] if module is not None else "loss"
+            describe = getattr(module, "how_kept", None)
+            allocation.kept = describe() if describe is not None else "kept by autograd"
+        # Detached: a saved output would otherwise hold itself alive through its own node.
+        return tensor.detach()
+
+
+def measure_step(
+    model: nn.Module,
+    input_shape: Sequence[int],
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    repeats: int = 3,
+    execute: bool = True,
+    num_classes: int | None = None,
+    policy: str = "",
+) -> MemoryReport:
+    """Measure one training step (forward, cross-entropy, backward) of a classifier on random inputs.
+
+    The model's parameters, buffers and random stream end as they were.
+
+    Args:
+        model: (N, ...) -> (N, classes); moved nowhere, so it must be on `device` already.
+        input_shape: of one batch, with the batch size first.
+        repeats: timed steps after one warm-up; the median is reported. 0 = measure no time.
+        execute: False = bytes only, under FakeTensorMode: nothing is computed, any size can be measured.
+        num_classes: of the random labels; by default the width of the model's output.
+        policy: what to call this configuration in the report; by default the model's own policy.
+
+    Returns:
+        A report. Peak bytes count activations, gradients and scratch; parameters, buffers and inputs are not in it.
+
+    Raises:
+        ValueError: a shape that is no batch, or a device the model is not on.
+
+    Example:
+        >>> report = measure_step(nn.Sequential(nn.Flatten(), nn.Linear(48, 10)), (8, 3, 4, 4), repeats=0)
+        >>> report.parts["parameter gradients"] // 4
+        490
+    """
+    shape = tuple(int(size) for size in input_shape)
+    if not shape or min(shape) < 1:
+        raise ValueError(f"input_shape must be positive sizes with the batch first, not {input_shape!r}")
+    wrong = {str(p.device) for p in model.parameters() if p.device.type != torch.device(device).type}
+    if wrong:
+        raise ValueError(f"device={device!r}, but the model has parameters on {', '.join(sorted(wrong))}: move it first")
+    with _left_as_it_was(model):
+        if not execute:
+            with FakeTensorMode() as mode:
+                found = _tracked_step(model, torch.randn(shape, device=device, dtype=dtype), mode)
+        else:
+            inputs = torch.randn(shape, device=device, dtype=dtype)
+            found = _tracked_step(model, inputs)
+            seconds = [_timed_step(model, inputs) for _ in range(repeats + 1 if repeats else 0)][1:]
+            found["step_seconds"] = statistics.median(seconds) if seconds else None
+    own_policy = getattr(model, "policy", None)
+    return MemoryReport(
+        model=type(model).__name__,
+        policy=policy or (str(own_policy) if own_policy is not None else "plain"),
+        input_shape=shape,
+        dtype=str(dtype).removeprefix("torch."),
+        device=device,
+        model_bytes=sum(t.untyped_storage().nbytes() for t in (*model.parameters(), *model.buffers())),
+        **found,
+    )
+
+
+def _loss(model: Any, inputs: Tensor) -> Tensor:
+    outputs = model(inputs)
+    targets = torch.arange(len(outputs), device=outputs.device) % outputs.shape[1]
+    return F.cross_entropy(outputs.float(), targets)
+
+
+def _tracked_step(model: nn.Module, inputs: Tensor, mode: FakeTensorMode | None = None) -> dict[str, Any]:
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    call: Any = model
+    if mode is not None:
+        tensors = {name: mode.from_tensor(tensor) for name, tensor in tensors.items()}
+        call = functools.partial(torch.func.functional_call, model, tensors)
+    with MemoryTracker((*tensors.values(), inputs)) as tracker:
+        log = SavedTensorLog(tracker, {module: name or "(model)" for name, module in model.named_modules()})
+        with log.record():
+            loss = _loss(call, inputs)
+        saved = [a for a in tracker.allocations if a.owner and a.died is None]
+        loss.backward()
+        gradients = [tracker.allocation_of(t.grad) for t in tensors.values() if t.grad is not None]
+    del loss
+    return {
+        "saved_bytes": sum(a.storage_bytes for a in saved),
+        "peak_bytes": tracker.peak_bytes,
+        "parts": _parts(tracker.alive_at_peak(), [a for a in gradients if a is not None]),
+        "rows": tuple(_rows(saved)),
+    }
+
+
+def _parts(alive: list[Allocation], gradients: list[Allocation]) -> dict[str, int]:
+    parts = {"saved tensors": 0, "parameter gradients": 0, "other gradients and scratch": 0}
+    of_parameters = {id(a) for a in gradients}
+    for allocation in alive:
+        if allocation.owner:
+            name = "saved tensors"
+        elif id(allocation) in of_parameters:
+            name = "parameter gradients"
+        else:
+            name = "other gradients and scratch"
+        parts[name] += allocation.storage_bytes
+    return parts
+
+
+def _rows(saved: list[Allocation]) -> Iterator[LayerRow]:
+    owners: dict[tuple[str, str], int] = {}
+    for allocation in saved:
+        key = (allocation.owner, allocation.kept)
+        owners[key] = owners.get(key, 0) + allocation.storage_bytes
+    for (owner, kept), size in owners.items():
+        yield LayerRow(owner, size, kept)
+
+
+def _timed_step(model: nn.Module, inputs: Tensor) -> float:
+    for parameter in model.parameters():
+        parameter.grad = None
+    _synchronise(inputs)
+    start = time.perf_counter()
+    _loss(model, inputs).backward()
+    _synchronise(inputs)
+    return time.perf_counter() - start
+
+
+def _synchronise(tensor: Tensor) -> None:
+    if tensor.device.type == "cuda":
+        torch.cuda.synchronize(tensor.device)
+
+
+@contextlib.contextmanager
+def _left_as_it_was(model: nn.Module) -> Iterator[None]:
+    """Give the model its buffers and gradients back, and the process its random streams."""
+    gradients = {parameter: parameter.grad for parameter in model.parameters()}
+    buffers = {buffer: buffer.detach().clone() for buffer in model.buffers()}
+    try:
+        with torch.random.fork_rng():
+            for parameter in gradients:
+                parameter.grad = None
+            yield
+    finally:
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient
+        with torch.no_grad():
+            for buffer, value in buffers.items():
+                buffer.copy_(value)
