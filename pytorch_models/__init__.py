@@ -1,5 +1,30 @@
-"""The zoo's models in PyTorch: `from pytorch_models import DenseNet`."""
+"""The zoo's models in PyTorch: `from pytorch_models import DenseNet`.
+
+Every framework package exports these functions, so that `zoo` and the demo reach any of them alike.
+"""
+
+from typing import Any
 
 from pytorch_models.densenet import DenseNet
+from pytorch_models.devices import check_device, set_seed
+from pytorch_models.measure import measure_step
+from pytorch_models.training import train
+from zoo.densenet import DenseNetConfig
+from zoo.policy import MemoryPolicy
 
-__all__ = ["DenseNet"]
+__all__ = ["DenseNet", "build_model", "check_device", "measure_step", "set_seed", "train"]
+
+
+def build_model(config: Any, policy: MemoryPolicy | None = None) -> DenseNet:
+    """The model of a family config.
+
+    Raises:
+        TypeError: a config of no family that exists in PyTorch.
+
+    Example:
+        >>> build_model(DenseNetConfig(block_config=(2, 2)), MemoryPolicy(efficient=True)).policy.efficient
+        True
+    """
+    if not isinstance(config, DenseNetConfig):
+        raise TypeError(f"no model in PyTorch for a {type(config).__name__}: give a zoo.densenet.DenseNetConfig")
+    return DenseNet.from_config(config, policy or MemoryPolicy())

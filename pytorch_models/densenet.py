@@ -150,7 +150,7 @@ class Features(nn.Sequential):
         memory_format = convolution_format(images, self.conv0.weight)
         values = self.conv0(images)
         if hasattr(self, "norm0"):
-            stem = (self.norm0, self.relu0, self.pool0)
+            stem: tuple[nn.Module, ...] = (self.norm0, self.relu0, self.pool0)
             if self.policy.recompute_activations:
                 values = norm_act_then(values, *stem)
             else:

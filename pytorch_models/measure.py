@@ -1,8 +1,4 @@
-"""Saved bytes, peak bytes and time of a training step: the one tracker every figure of PyTorch comes from.
-
-It sees what the framework allocates, on any device and under FakeTensorMode (where nothing is computed); what an
-operator allocates and frees inside itself is not seen.
-"""
+"""Saved bytes, peak bytes and time of a training step, by the one tracker every figure of PyTorch comes from."""
 
 from __future__ import annotations
 
@@ -10,8 +6,7 @@ import contextlib
 import functools
 import statistics
 import time
-import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,107 +16,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from pytorch_models.tracker import Allocation, MemoryTracker, track_peak
 from zoo.report import LayerRow, MemoryReport
 
-
-@dataclass
-class Allocation:
-    """One storage's life: its bytes, and the steps of the tracker's clock at which it came and went."""
-
-    storage_bytes: int
-    born: int
-    died: int | None = None
-    owner: str = ""  # the innermost module that saved it for the backward pass
-    kept: str = ""  # how, in that module's words
-
-
-class MemoryTracker(TorchDispatchMode):
-    """Counts the storages that operators bring into the world while it is active.
-
-    Args:
-        external: tensors that exist already (parameters, buffers, inputs); views of them are not counted.
-
-    Example:
-        >>> with MemoryTracker() as tracker:
-        ...     total = torch.ones(256, 1024).add(1).sum()
-        >>> tracker.peak_bytes // 2**20
-        2
-    """
-
-    def __init__(self, external: Iterable[Tensor] = ()) -> None:
-        super().__init__()
-        self.allocations: list[Allocation] = []
-        self.live_bytes = 0
-        self.peak_bytes = 0
-        self.peak_clock = 0
-        self.clock = 0
-        self._live: dict[int, Allocation] = {}
-        self._watch: dict[int, weakref.ref[Any]] = {}
-        self._external = {_key(tensor) for tensor in external}
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        results = function(*args, **(kwargs or {}))
-        self.clock += 1
-        given: set[int] | None = None
-        for result in tree_leaves(results):
-            if not isinstance(result, Tensor) or _key(result) in self._live:
-                continue
-            if given is None:
-                given = {_key(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-            if _key(result) not in given:
-                self._birth(result)
-        return results
-
-    def allocation_of(self, tensor: Tensor) -> Allocation | None:
-        """The tracked allocation behind a tensor, or None if it existed before."""
-        return self._live.get(_key(tensor))
-
-    def alive_at_peak(self) -> list[Allocation]:
-        """What was allocated at the moment of the peak; the bytes add up to `peak_bytes`."""
-        when = self.peak_clock
-        return [a for a in self.allocations if a.born <= when and (a.died is None or a.died > when)]
-
-    def _birth(self, tensor: Tensor) -> None:
-        key, storage = _key(tensor), tensor.untyped_storage()
-        if key in self._external or storage.nbytes() == 0:
-            return
-        allocation = Allocation(storage.nbytes(), self.clock)
-        self.allocations.append(allocation)
-        self._live[key] = allocation
-        self._watch[key] = weakref.ref(storage, functools.partial(self._death, key))
-        self.live_bytes += allocation.storage_bytes
-        if self.live_bytes > self.peak_bytes:
-            self.peak_bytes, self.peak_clock = self.live_bytes, self.clock
-
-    def _death(self, key: int, _: Any) -> None:
-        allocation = self._live.pop(key)
-        del self._watch[key]
-        self.clock += 1
-        allocation.died = self.clock
-        self.live_bytes -= allocation.storage_bytes
-
-
-def _key(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
-
-
-@dataclass
-class Peak:
-    """Filled in when `track_peak` ends: bytes."""
-
-    bytes: int = 0
-
-
-@contextlib.contextmanager
-def track_peak(external: Iterable[Tensor] = ()) -> Iterator[Peak]:
-    """Measure the most memory allocated by what runs inside, `external` tensors not counted."""
-    peak = Peak()
-    with MemoryTracker(external) as tracker:
-        yield peak
-    peak.bytes = tracker.peak_bytes
+__all__ = ["MemoryTracker", "measure_step", "track_peak"]
 
 
 @dataclass
@@ -169,26 +68,24 @@ def measure_step(
     dtype: torch.dtype = torch.float32,
     repeats: int = 3,
     execute: bool = True,
-    num_classes: int | None = None,
     policy: str = "",
 ) -> MemoryReport:
     """Measure one training step (forward, cross-entropy, backward) of a classifier on random inputs.
 
-    The model's parameters, buffers and random stream end as they were.
+    The model's parameters, buffers, gradients and device, and the random streams, end as they were.
 
     Args:
-        model: (N, ...) -> (N, classes); moved nowhere, so it must be on `device` already.
+        model: (N, ...) -> (N, classes); moved to `device` for the measurement.
         input_shape: of one batch, with the batch size first.
         repeats: timed steps after one warm-up; the median is reported. 0 = measure no time.
         execute: False = bytes only, under FakeTensorMode: nothing is computed, any size can be measured.
-        num_classes: of the random labels; by default the width of the model's output.
         policy: what to call this configuration in the report; by default the model's own policy.
 
     Returns:
         A report. Peak bytes count activations, gradients and scratch; parameters, buffers and inputs are not in it.
 
     Raises:
-        ValueError: a shape that is no batch, or a device the model is not on.
+        ValueError: a shape that is no batch.
 
     Example:
         >>> report = measure_step(nn.Sequential(nn.Flatten(), nn.Linear(48, 10)), (8, 3, 4, 4), repeats=0)
@@ -198,10 +95,9 @@ def measure_step(
     shape = tuple(int(size) for size in input_shape)
     if not shape or min(shape) < 1:
         raise ValueError(f"input_shape must be positive sizes with the batch first, not {input_shape!r}")
-    wrong = {str(p.device) for p in model.parameters() if p.device.type != torch.device(device).type}
-    if wrong:
-        raise ValueError(f"device={device!r}, but the model has parameters on {', '.join(sorted(wrong))}: move it first")
+    home = next((p.device for p in model.parameters()), torch.device(device))
     with _left_as_it_was(model):
+        model.to(device)
         if not execute:
             with FakeTensorMode() as mode:
                 found = _tracked_step(model, torch.randn(shape, device=device, dtype=dtype), mode)
@@ -210,6 +106,7 @@ def measure_step(
             found = _tracked_step(model, inputs)
             seconds = [_timed_step(model, inputs) for _ in range(repeats + 1 if repeats else 0)][1:]
             found["step_seconds"] = statistics.median(seconds) if seconds else None
+        model.to(home)
     own_policy = getattr(model, "policy", None)
     return MemoryReport(
         model=type(model).__name__,

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 # torchvision's first releases wrote "denselayer1.norm.1.weight" for today's "denselayer1.norm1.weight".
-_DOTTED_LAYER = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12])\.(weight|bias|running_mean|running_var|num_batches_tracked)$")
+_DOTTED_LAYER = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12])\.(\w+)$")
 _WRAPPERS = ("module.", "_orig_mod.")
 
 

@@ -72,7 +72,9 @@ class DenseNetConfig:
                 raise ValueError(f"compression={self.compression} leaves no channel of {width} after a transition")
 
     @classmethod
-    def from_depth(cls, depth: int, growth_rate: int = 12, *, bottleneck: bool = True, **fields: object) -> DenseNetConfig:
+    def from_depth(
+        cls, depth: int, growth_rate: int = 12, *, bottleneck: bool = True, **fields: object
+    ) -> DenseNetConfig:
         """The CIFAR network of the paper with `depth` layers in three equal blocks.
 
         `depth` is 6n+4 with bottlenecks (DenseNet-BC: compression 0.5, 2k initial channels) and 3n+4 without

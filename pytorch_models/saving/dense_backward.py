@@ -32,6 +32,7 @@ class BlockBackward:
         self.features, self.needs, self.needs_inputs = saved.features, needs, needs_inputs
         samples, _, height, columns = self.features.shape
         self.count = samples * height * columns
+        self.workspace = call.workspace(self.features.shape, self.features.device)
         # A copy: the incoming gradient may be seen by others, and this one is written to.
         self.gradient = empty_channels_last(self.features.shape, self.features.dtype, self.features.device)
         self.gradient.copy_(gradient)
@@ -93,6 +94,7 @@ class BlockBackward:
             first,
             first_norm,
             self.saved.parameters[first.parameters],
+            self.workspace,
             gradient=gradient,
             values=features,
             activations=kept.get("activation1"),
@@ -112,11 +114,12 @@ class BlockBackward:
         norm = self._affine(unit, 2, index)
         target = None
         if needs_values:
-            target = empty_channels_last(bottleneck.shape, gradient.dtype, gradient.device)
+            target = self.workspace.take("d_bottleneck", bottleneck.shape, gradient.dtype)
         backward = UnitBackward(
             unit,
             norm,
             self.saved.parameters[unit.parameters],
+            self.workspace,
             gradient=gradient,
             values=bottleneck,
             activations=self.saved.layers[index].get("activation2"),
@@ -134,7 +137,7 @@ class BlockBackward:
         if bottleneck is None:
             parameters = self.saved.parameters[unit.parameters]
             bottleneck, _ = forward_unit(
-                features, unit, norm, parameters, self.call.compute_dtype, keep_activations=False
+                features, unit, norm, parameters, self.call.compute_dtype, self.workspace, scratch_outputs="bottleneck"
             )
         return bottleneck
 

@@ -14,6 +14,7 @@ further):
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,17 +57,18 @@ def dense_block(block: nn.ModuleDict, inputs: Tensor, policy: MemoryPolicy) -> T
     if reason is not None:
         warnings.warn(f"dense block runs the plain way and saves no memory: {reason}", PlainPathWarning, stacklevel=3)
     if reason is not None or graph_is_being_exported():
-        return block.plain_forward(inputs)  # type: ignore[operator, no-any-return]
-    first = next(iter(block.values())).norm1
+        return block.plain_forward(inputs)  # type: ignore[operator]
+    layers: Any = block.values()
+    first = next(iter(layers)).norm1
     if inputs.dim() != 4 or inputs.shape[1] != first.num_features:
         raise ValueError(f"a dense block of (N, {first.num_features}, H, W) inputs got {tuple(inputs.shape)}")
     return _apply(block, inputs, policy)
 
 
-@torch.compiler.disable(reason="a dense block with shared storage is one autograd Function that writes into its own buffer")
+@torch.compiler.disable(reason="a dense block with shared storage is one autograd Function writing into its buffer")
 def _apply(block: nn.ModuleDict, inputs: Tensor, policy: MemoryPolicy) -> Tensor:
     call, parameters = read_block(block, inputs, policy)
-    return DenseBlockFunction.apply(inputs, call, *parameters)  # type: ignore[no-any-return]
+    return DenseBlockFunction.apply(inputs, call, *parameters)
 
 
 class DenseBlockFunction(torch.autograd.Function):
@@ -107,6 +109,7 @@ class BlockForward:
         self.call = call
         self.parameters = parameters
         self.saved = SavedTensors(len(call.layers))
+        self.workspace = call.workspace(inputs.shape, inputs.device)
         samples, width, height, columns = inputs.shape
         self.features = empty_channels_last(
             (samples, call.out_features, height, columns), call.feature_dtype, inputs.device
@@ -143,13 +146,16 @@ class BlockForward:
         call, unit = self.call, self.call.layers[index].units[position]
         parameters = self.parameters[unit.parameters]
         mean, variance = self._statistics(index, position, values)
+        keeps_outputs = position == 0 and call.keeps_graph and not call.policy.recompute_bottleneck
         outputs, activations = forward_unit(
             values,
             unit,
             affine(mean, variance, unit.norm.eps, parameters[0], parameters[1]),
             parameters,
             call.compute_dtype,
+            self.workspace,
             keep_activations=call.keeps_graph and not call.policy.recompute_activations,
+            scratch_outputs=None if keeps_outputs else f"outputs{position + 1}",
         )
         self._keep(index, **{f"activation{position + 1}": activations})
         return outputs

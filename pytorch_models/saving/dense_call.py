@@ -7,13 +7,15 @@ statistics a norm uses, dropout, dtypes) travels in these frozen values.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pytorch_models.saving.norm import uses_batch_statistics
-from pytorch_models.saving.tiles import convolution_format
+from pytorch_models.saving.tiles import Workspace, convolution_format, tile_elements
 from zoo.policy import MemoryPolicy
+
 
 @dataclass(frozen=True)
 class Convolution:
@@ -71,6 +73,7 @@ class LayerCall:
 
     units: tuple[Unit, ...]
     in_features: int
+    bottleneck_features: int  # 0 without a bottleneck
     drop_rate: float
 
 
@@ -91,6 +94,12 @@ class BlockCall:
         """Channels of the block's output."""
         return self.layers[-1].in_features + self.growth_rate
 
+    def workspace(self, shape: torch.Size, device: torch.device) -> Workspace:
+        """Scratch for one pass over inputs (or features) of `shape`, sized for the layer that needs most."""
+        widths = [width for layer in self.layers for width in (layer.in_features, layer.bottleneck_features)]
+        sizes = [tile_elements((shape[0], width, *shape[2:]), self.feature_dtype, device) for width in widths]
+        return Workspace(device, {"tile": max(sizes)})
+
 
 def read_block(block: nn.ModuleDict, inputs: Tensor, policy: MemoryPolicy) -> tuple[BlockCall, list[Tensor | None]]:
     """Facts and parameters of a block whose layers are known to be eligible."""
@@ -98,7 +107,8 @@ def read_block(block: nn.ModuleDict, inputs: Tensor, policy: MemoryPolicy) -> tu
     layers = []
     width = inputs.shape[1]
     growth_rate = 0
-    for layer in block.values():
+    modules: Any = block.values()
+    for layer in modules:
         pairs = [(layer.norm1, layer.conv1)] + ([(layer.norm2, layer.conv2)] if layer.bottleneck else [])
         units = []
         for norm, conv in pairs:
@@ -106,7 +116,8 @@ def read_block(block: nn.ModuleDict, inputs: Tensor, policy: MemoryPolicy) -> tu
             parameters += [norm.weight, norm.bias, conv.weight, conv.bias]
             units.append(Unit(norm, uses_batch_statistics(norm), Convolution.of(conv), slice(start, start + 4)))
         growth_rate = pairs[-1][1].out_channels
-        layers.append(LayerCall(tuple(units), width, layer.drop_rate if layer.training else 0.0))
+        bottleneck = pairs[0][1].out_channels if layer.bottleneck else 0
+        layers.append(LayerCall(tuple(units), width, bottleneck, layer.drop_rate if layer.training else 0.0))
         width += growth_rate
     device_type = inputs.device.type
     compute_dtype = pairs[-1][1].weight.dtype

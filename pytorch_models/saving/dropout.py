@@ -13,10 +13,8 @@ def drop(values: Tensor, rate: float) -> tuple[Tensor, Tensor]:
     Returns:
         The dropped values, and the generator's state before the draw (uint8, 16 bytes on CUDA, 5056 on a CPU).
     """
-    if values.device.type == "cuda":
-        state = torch.cuda.get_rng_state(values.device)
-    else:
-        state = torch.get_rng_state()
+    on_cuda = values.device.type == "cuda"
+    state = torch.cuda.get_rng_state(values.device) if on_cuda else torch.get_rng_state()
     return F.dropout(values, rate, training=True), state
 
 

@@ -6,6 +6,8 @@ Both are looked for here; the caller then takes the plain path and says so.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -40,9 +42,9 @@ def _why_unusable(name: str, module: nn.Module, expected: tuple[type[nn.Module],
     return None
 
 
-def _why_layer_is_plain(layer: nn.Module, bottleneck: bool) -> str | None:
+def _why_layer_is_plain(layer: Any) -> str | None:
     expected: dict[str, type[nn.Module]] = {"norm1": nn.BatchNorm2d, "relu1": nn.ReLU, "conv1": nn.Conv2d}
-    if bottleneck:
+    if layer.bottleneck:
         expected |= {"norm2": nn.BatchNorm2d, "relu2": nn.ReLU, "conv2": nn.Conv2d}
     children = dict(layer.named_children())
     if list(children) != list(expected):
@@ -58,7 +60,7 @@ def why_block_is_plain(block: nn.ModuleDict, layer_type: type[nn.Module]) -> str
             return f"{name} is a {type(layer).__name__}"
         if has_hooks(layer):
             return f"a hook is registered on {name}"
-        reason = _why_layer_is_plain(layer, layer.bottleneck)
+        reason = _why_layer_is_plain(layer)
         if reason:
             return f"in {name} {reason}"
     return None

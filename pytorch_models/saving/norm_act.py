@@ -82,7 +82,7 @@ def _apply(inputs: Tensor, norm: nn.BatchNorm2d, tail: tuple[nn.Module, ...]) ->
     )
     convolutions = [module for module in tail if isinstance(module, nn.Conv2d)]
     parameters = [p for module in convolutions for p in (module.weight, module.bias)]
-    return NormActFunction.apply(inputs, call, norm.weight, norm.bias, *parameters)  # type: ignore[no-any-return]
+    return NormActFunction.apply(inputs, call, norm.weight, norm.bias, *parameters)
 
 
 class NormActFunction(torch.autograd.Function):
@@ -154,10 +154,10 @@ class _TailBackward:
         """Rebuild one tile, run the tail on it and take in its gradients."""
         values = self.inputs[tile]
         activation = _activation(values, self.norm).requires_grad_()
-        wanted = [i for i, p in enumerate(self.parameters) if p is not None and p.requires_grad]
+        wanted = {i: p for i, p in enumerate(self.parameters) if p is not None and p.requires_grad}
         with torch.enable_grad():
             outputs = _run_tail(self.call, activation, self.parameters)
-        found = torch.autograd.grad(outputs, [activation, *(self.parameters[i] for i in wanted)], gradient)
+        found = torch.autograd.grad(outputs, [activation, *wanted.values()], gradient)
         for i, part in zip(wanted, found[1:], strict=True):
             total = self.parameter_gradients[i]
             self.parameter_gradients[i] = part if total is None else total.add_(part)

@@ -13,15 +13,25 @@ from torch import Tensor
 
 from pytorch_models.saving.dense_call import Unit
 from pytorch_models.saving.norm import Affine, NormGradient, normalise_into, row
-from pytorch_models.saving.tiles import empty_channels_last, tiles
+from pytorch_models.saving.tiles import Workspace, empty_channels_last, tiles
 
 Parameters = Sequence[Tensor | None]  # norm weight, norm bias, convolution weight, convolution bias
 
 
 def forward_unit(
-    values: Tensor, unit: Unit, norm: Affine, parameters: Parameters, dtype: torch.dtype, *, keep_activations: bool
+    values: Tensor,
+    unit: Unit,
+    norm: Affine,
+    parameters: Parameters,
+    dtype: torch.dtype,
+    workspace: Workspace,
+    *,
+    keep_activations: bool = False,
+    scratch_outputs: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Convolve relu(norm(values)) tile by tile.
+
+    With `scratch_outputs` the outputs may lie in the workspace, under that name.
 
     Returns:
         The convolution's outputs in `dtype`, and the activations if `keep_activations`, else None.
@@ -29,8 +39,10 @@ def forward_unit(
     weight, bias = (None if p is None else p.to(dtype) for p in parameters[2:])
     assert weight is not None, "a convolution has a weight"
     slices = tiles(values.shape, values.dtype, values.device)
-    scratch_samples = len(values) if keep_activations else min(len(values), slices[0].stop)
-    scratch = empty_channels_last((scratch_samples, *values.shape[1:]), dtype, values.device)
+    if keep_activations:
+        scratch = empty_channels_last(values.shape, dtype, values.device)
+    else:
+        scratch = workspace.take("tile", (slices[0].stop, *values.shape[1:]), dtype)
     outputs: Tensor | None = None
     for tile in slices:
         activation = scratch[tile] if keep_activations else scratch[: tile.stop - tile.start]
@@ -40,7 +52,11 @@ def forward_unit(
             outputs = convolved
             break
         if outputs is None:
-            outputs = empty_channels_last((len(values), *convolved.shape[1:]), convolved.dtype, values.device)
+            shape = (len(values), *convolved.shape[1:])
+            if scratch_outputs is None:
+                outputs = empty_channels_last(shape, convolved.dtype, values.device)
+            else:
+                outputs = workspace.take(scratch_outputs, shape, convolved.dtype)
         outputs[tile] = convolved
     assert outputs is not None, "a batch has at least one tile"
     return outputs, scratch if keep_activations else None
@@ -50,6 +66,7 @@ class UnitBackward:
     """Gradients of one unit.
 
     Args:
+        workspace: scratch shared by the layers of a block.
         gradient: of the convolution's outputs.
         values: the norm's input, (N, C, H, W).
         activations: relu(norm(values)) if the forward pass kept it, else None to rebuild it.
@@ -62,6 +79,7 @@ class UnitBackward:
         unit: Unit,
         norm: Affine,
         parameters: Parameters,
+        workspace: Workspace,
         *,
         gradient: Tensor,
         values: Tensor,
@@ -69,7 +87,7 @@ class UnitBackward:
         needs: Sequence[bool],
         needs_values: bool,
     ) -> None:
-        self.unit, self.norm, self.parameters = unit, norm, parameters
+        self.unit, self.norm, self.parameters, self.workspace = unit, norm, parameters, workspace
         self.gradient, self.values, self.activations = gradient, values, activations
         self.needs, self.needs_values = needs, needs_values
         self.norm_gradient = NormGradient(norm)
@@ -86,8 +104,7 @@ class UnitBackward:
         needs_activations = self.needs_values or self.needs[0] or self.needs[1]
         totals: list[Tensor | None] = [None, None]
         slices = tiles(self.values.shape, self.values.dtype, self.values.device)
-        if self.activations is None:
-            self.scratch = empty_channels_last((slices[0].stop, *self.values.shape[1:]), dtype, self.values.device)
+        self.scratch = self.workspace.take("tile", (slices[0].stop, *self.values.shape[1:]), dtype)
         for tile in slices:
             activation = self._activation(tile)
             d_activation, *d_parameters = self.unit.convolution.backward(
@@ -97,11 +114,10 @@ class UnitBackward:
                 totals[position] = _add(totals[position], part, self.norm.mean.dtype)
             if d_activation is not None:
                 self._through_norm(tile, d_activation, activation, target, accumulate)
+        gradients = (self.norm_gradient.d_weight, self.norm_gradient.d_bias, *totals)
         return tuple(
             None if gradient is None or not needed or parameter is None else gradient.to(parameter.dtype)
-            for gradient, needed, parameter in zip(
-                (self.norm_gradient.d_weight, self.norm_gradient.d_bias, *totals), self.needs, self.parameters, strict=True
-            )
+            for gradient, needed, parameter in zip(gradients, self.needs, self.parameters, strict=True)
         )
 
     def _activation(self, tile: slice) -> Tensor:
@@ -114,8 +130,7 @@ class UnitBackward:
     ) -> None:
         masked = mask_by_relu_(d_activation, activation)
         if self.needs[0] or self.needs[1] or self.unit.batch_statistics:
-            scratch = self.scratch[: len(masked)] if self.activations is None else torch.empty_like(masked)
-            self.norm_gradient.add(masked, self.values[tile], scratch)
+            self.norm_gradient.add(masked, self.values[tile], self.scratch[: len(masked)])
         if target is None:
             return
         if accumulate:

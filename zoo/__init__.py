@@ -1,0 +1,150 @@
+"""memory-efficient-zoo: networks that train in less memory. Importing this loads no framework.
+
+Example:
+    >>> import zoo
+    >>> zoo.list_models("densenet")[:2]
+    ['densenet_bc_40_12', 'densenet_bc_100_12']
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from zoo import densenet, frameworks
+from zoo.choices import unknown
+from zoo.policy import MemoryPolicy
+from zoo.report import MemoryReport
+
+__version__ = "0.1.0"
+__all__ = ["MemoryPolicy", "MemoryReport", "create_model", "find_config", "list_models", "measure"]
+
+FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType({"densenet": densenet.VARIANTS})
+
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+_SMALL_IMAGE_SIZE, _LARGE_IMAGE_SIZE, _IMAGE_CHANNELS = 32, 224, 3
+
+
+def list_models(family: str | None = None) -> list[str]:
+    """Names for `create_model`, of one family or all.
+
+    Raises:
+        ValueError: no such family, with the nearest.
+    """
+    if family is not None and family not in FAMILIES:
+        raise ValueError(unknown("family", family, FAMILIES))
+    return [name for key, variants in FAMILIES.items() if family in (None, key) for name in variants]
+
+
+def find_config(name: str, **config_overrides: Any) -> Any:
+    """The config of a published variant, with some fields changed; the family's frozen dataclass.
+
+    Raises:
+        ValueError: no such model, with the nearest; or a field's value that cannot be.
+        TypeError: no such field, with the nearest; or a value of the wrong type.
+
+    Example:
+        >>> find_config("densenet121", num_classes=10).num_classes
+        10
+    """
+    configs = {key: config for variants in FAMILIES.values() for key, config in variants.items()}
+    if name not in configs:
+        raise ValueError(unknown("model", name, configs))
+    valid = [field.name for kind in (MemoryPolicy, configs[name]) for field in dataclasses.fields(kind)]
+    for override in config_overrides:
+        if override not in valid:
+            raise TypeError(f"{name}: {unknown('field', override, valid)}")
+    return dataclasses.replace(configs[name], **config_overrides)
+
+
+def create_model(
+    name: str,
+    framework: str = "torch",
+    *,
+    efficient: bool = False,
+    keep_bottleneck: bool = False,
+    opt_memory: int | None = None,
+    **config_overrides: Any,
+) -> Any:
+    """A published network in one framework, with fresh weights: an ordinary model of that framework.
+
+    Args:
+        name: one of `list_models()`.
+        framework: where to build it.
+        efficient, keep_bottleneck, opt_memory: see `zoo.policy.MemoryPolicy`.
+        config_overrides: fields of the family's config to change, such as `num_classes`.
+
+    Raises:
+        ValueError: no such model or framework, with the nearest; or values that contradict one another.
+        TypeError: no such field, with the nearest; or a value of the wrong type.
+        ImportError: the framework is not installed; names the extra to install.
+
+    Example:
+        >>> model = zoo.create_model("densenet_bc_40_12", efficient=True, num_classes=100)
+    """
+    frameworks.find(framework)
+    config = find_config(name, **config_overrides)
+    policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory)
+    return frameworks.load(framework).build_model(config, policy)
+
+
+def measure(
+    name_or_model: Any,
+    framework: str = "torch",
+    batch_size: int = 64,
+    image_size: int | None = None,
+    device: str = "cpu",
+    **flags: Any,
+) -> MemoryReport:
+    """Memory and time of one training step, really run on random images.
+
+    Args:
+        name_or_model: one of `list_models()`, or a model that `framework` runs.
+        framework: where to build it, or what the model belongs to.
+        batch_size: images.
+        image_size: height and width in pixels; by default what the network was published for (32 or 224).
+        device: "cpu", "cuda" or "cuda:<number>".
+        flags: for a name, what `create_model` takes; a model has its own already.
+
+    Raises:
+        ValueError, TypeError, ImportError: as `create_model`; a size below 1; a device that does not exist or is not
+            there; a model whose image size is unknown.
+
+    Example:
+        >>> report = zoo.measure("densenet_bc_40_12", batch_size=2, efficient=True)
+        >>> report.peak_bytes < 2**30
+        True
+    """
+    for argument, value in (("batch_size", batch_size), ("image_size", image_size)):
+        _check_size(argument, value, may_be_none=argument == "image_size")
+    if not _DEVICE.fullmatch(device):
+        raise ValueError(f"measure: device must be cpu, cuda or cuda:<number>, not {device!r}")
+    if not isinstance(name_or_model, str) and flags:
+        given = ", ".join(flags)
+        raise TypeError(f"measure: {given} given with a model that is built already: give its name instead")
+    model = create_model(name_or_model, framework, **flags) if isinstance(name_or_model, str) else name_or_model
+    size = image_size if image_size is not None else _published_size(model)
+    package = frameworks.load(framework)
+    package.check_device(device, False)
+    report = package.measure_step(model, (batch_size, _IMAGE_CHANNELS, size, size), device=device)
+    return dataclasses.replace(report, model=name_or_model) if isinstance(name_or_model, str) else report
+
+
+def _published_size(model: Any) -> int:
+    small_inputs = getattr(getattr(model, "config", None), "small_inputs", None)
+    if small_inputs is None:
+        kind = type(model).__name__
+        raise ValueError(f"measure: {kind} has no config that tells its image size: give image_size=<pixels>")
+    return _SMALL_IMAGE_SIZE if small_inputs else _LARGE_IMAGE_SIZE
+
+
+def _check_size(argument: str, value: object, may_be_none: bool) -> None:
+    if value is None and may_be_none:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"measure: {argument} must be an integer, not {value!r}")
+    if value < 1:
+        raise ValueError(f"measure: {argument} must be at least 1, not {value}")

@@ -1,0 +1,135 @@
+"""The command `zoo` (or `python -m zoo`): list models, measure one, look at what is installed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+import zoo
+from zoo import flags
+from zoo.choices import unknown
+from zoo.report import format_comparison, format_report
+
+DONE, SOMETHING_BROKEN, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+
+
+def list_command(family: str | None = None) -> int:
+    """Print the names of the models.
+
+    Args:
+        family: only the models of one family
+    """
+    print("\n".join(zoo.list_models(family)))
+    return DONE
+
+
+def measure_command(
+    model: str | None = None,
+    *,
+    efficient: bool = False,
+    keep_bottleneck: bool = False,
+    opt_memory: int | None = None,
+    compare: bool = False,
+    rows: bool = False,
+    batch_size: int = 64,
+    image_size: int | None = None,
+    framework: str = "torch",
+    device: str = "cpu",
+) -> int:
+    """Print memory and time of one training step of a model, really run.
+
+    Args:
+        model: its name, also without --model; `zoo list` prints the names
+        efficient: exact saving of memory: same numbers, least memory
+        keep_bottleneck: with --efficient: more memory, less time
+        opt_memory: one of the classic levels 0..4 instead of --efficient
+        compare: measure plain, efficient with keep_bottleneck, and efficient; print ratios
+        rows: print what every layer saves, and how
+        batch_size: images
+        image_size: height and width in pixels
+        framework: where to build the model
+        device: where to run it: cpu, cuda, cuda:1
+    """
+    if model is None:
+        raise ValueError("name the model to measure, such as densenet_bc_100_12; `zoo list` prints them all")
+    asked: dict[str, object] = {"efficient": efficient, "keep_bottleneck": keep_bottleneck, "opt_memory": opt_memory}
+    policies = [asked]
+    if compare:
+        policies = [{}, {"efficient": True, "keep_bottleneck": True}, {"efficient": True}]
+        if efficient or keep_bottleneck or opt_memory is not None:
+            raise ValueError("--compare measures plain and efficient one after the other: give it without memory flags")
+    reports = [zoo.measure(model, framework, batch_size, image_size, device, **policy) for policy in policies]
+    if compare:
+        print(format_comparison(reports))
+    for report in reports if rows or not compare else ():
+        print(("\n" if compare else "") + format_report(report, rows=rows))
+    return DONE
+
+
+def doctor_command() -> int:
+    """Print what is installed, and run a training step of every framework that is."""
+    from zoo.doctor import diagnose
+
+    text, healthy = diagnose()
+    print(text)
+    return DONE if healthy else SOMETHING_BROKEN
+
+
+COMMANDS: Mapping[str, Callable[..., int]] = MappingProxyType(
+    {"list": list_command, "measure": measure_command, "doctor": doctor_command}
+)
+DEFAULT_HELP: Mapping[str, str] = MappingProxyType(
+    {"family": "all", "model": "none: it is needed", "opt_memory": "not set", "image_size": "32 or 224"}
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 2 for a mistake in the command line, which is one line on stderr."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name = words[0] if words else "--help"
+    if name in ("--help", "-h", "help"):
+        print(help_text())
+        return DONE if words else USER_ERROR
+    if name not in COMMANDS:
+        return _refuse("zoo", unknown("command", name, COMMANDS))
+    command = COMMANDS[name]
+    if {"--help", "-h"} & set(words):
+        print(help_text(name))
+        return DONE
+    try:
+        return command(**flags.parse(words[1:], flags.flags_of(command)))
+    except (ValueError, ImportError) as error:
+        return _refuse(f"zoo {name}", str(error))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def help_text(name: str | None = None) -> str:
+    """What one command takes, or which commands there are."""
+    if name is None:
+        lines = [f"  zoo {key:<8} {_summary(command)}" for key, command in COMMANDS.items()]
+        return "\n".join(
+            ["usage: zoo COMMAND [FLAGS]   (or python -m zoo)", *lines, "zoo COMMAND --help lists its flags."]
+        )
+    command = COMMANDS[name]
+    taken = flags.flags_of(command)
+    if not taken:
+        return f"usage: zoo {name}\n{_summary(command)}"
+    defaults = {flag.name: DEFAULT_HELP.get(flag.name, str(flag.default)) for flag in taken}
+    return f"usage: zoo {name} [FLAGS]\n{_summary(command)}\n" + flags.help_text(
+        taken, flags.help_lines(command), defaults
+    )
+
+
+def _summary(command: Callable[..., int]) -> str:
+    return str(command.__doc__).partition("\n")[0]
+
+
+def _refuse(who: str, message: str) -> int:
+    sys.stderr.write(f"{who}: {message}\n")
+    return USER_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+"""The message for a name that does not exist: what came, the nearest that do, and all of them when they are few."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def unknown(kind: str, came: object, valid: Iterable[str]) -> str:
+    """A message such as "unknown model 'densenet_121': did you mean densenet121?".
+
+    Example:
+        >>> unknown("framework", "touch", ["torch"])
+        "unknown framework 'touch': did you mean torch? There is: torch"
+    """
+    names = list(valid)
+    plain = {_plain(name): name for name in names}
+    close = [plain[key] for key in difflib.get_close_matches(_plain(str(came)), plain, n=3, cutoff=0.5)]
+    question = f" did you mean {' or '.join(close)}?" if close else ""
+    return f"unknown {kind} {came!r}:{question} There is: {', '.join(names)}"
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
