@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pytorch_models.saving.tiles import tiles
 
-NORM_DIMS = (0, 2, 3)
+_ROWS_PER_SUM = 32
 
 
 class Affine(NamedTuple):
@@ -41,21 +41,28 @@ def uses_batch_statistics(norm: nn.BatchNorm2d) -> bool:
     return norm.training or (norm.running_mean is None and norm.running_var is None)
 
 
+def channel_sums(values: Tensor) -> Tensor:
+    """Sums over (N, H, W) in float64: 32 rows at a time in the values' own precision, those sums in float64."""
+    rows = values.permute(0, 2, 3, 1).flatten(0, 2)
+    whole = len(rows) // _ROWS_PER_SUM * _ROWS_PER_SUM
+    partial = rows[:whole].unflatten(0, (-1, _ROWS_PER_SUM)).sum(1, dtype=statistics_dtype(values.dtype))
+    return partial.sum(0, dtype=torch.float64) + rows[whole:].sum(0, dtype=torch.float64)
+
+
 def batch_statistics(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over (N, H, W), by two passes: no cancellation when |mean| is large."""
     dtype = statistics_dtype(values.dtype)
     count = values.numel() // values.shape[1]
     slices = tiles(values.shape, dtype, values.device)
-    mean = _sum([values[tile].sum(NORM_DIMS, dtype=dtype) for tile in slices]) / count
-    squares = []
+    total = torch.zeros(values.shape[1], dtype=torch.float64, device=values.device)
+    for tile in slices:
+        total += channel_sums(values[tile])
+    mean = (total / count).to(dtype)
+    squares = torch.zeros_like(total)
     for tile in slices:
         centred = values[tile] - row(mean)
-        squares.append(centred.mul_(centred).sum(NORM_DIMS))
-    return mean, _sum(squares) / count
-
-
-def _sum(parts: list[Tensor]) -> Tensor:
-    return torch.stack(parts).sum(0)
+        squares += channel_sums(centred.mul_(centred))
+    return mean, (squares / count).to(dtype)
 
 
 def running_statistics(norm: nn.BatchNorm2d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -112,17 +119,27 @@ class NormGradient:
 
     def __init__(self, norm: Affine) -> None:
         self.norm = norm
-        self.d_bias = torch.zeros_like(norm.mean)
-        self.d_weight = torch.zeros_like(norm.mean)
+        self._d_bias = torch.zeros_like(norm.mean, dtype=torch.float64)
+        self._d_weight = torch.zeros_like(self._d_bias)
+
+    @property
+    def d_bias(self) -> Tensor:
+        """(C,), in the dtype of the statistics."""
+        return self._d_bias.to(self.norm.mean.dtype)
+
+    @property
+    def d_weight(self) -> Tensor:
+        """(C,), in the dtype of the statistics."""
+        return (self._d_weight * self.norm.inv_std).to(self.norm.mean.dtype)
 
     def add(self, gradient: Tensor, values: Tensor, scratch: Tensor) -> None:
         """Take in one tile: the gradient of the norm's output, and the norm's input; `scratch` may be overwritten."""
-        self.d_bias += gradient.sum(NORM_DIMS, dtype=self.d_bias.dtype)
-        if scratch.dtype == self.d_weight.dtype:
+        self._d_bias += channel_sums(gradient)
+        if scratch.dtype == self.norm.mean.dtype:
             centred = torch.sub(values, row(self.norm.mean), out=scratch)
         else:
             centred = values - row(self.norm.mean)
-        self.d_weight += centred.mul_(gradient).sum(NORM_DIMS, dtype=self.d_weight.dtype) * self.norm.inv_std
+        self._d_weight += channel_sums(centred.mul_(gradient))
 
     def corrections(self, count: int) -> tuple[Tensor, Tensor]:
         """(A, B) of the class docstring, for batch statistics over `count` values per channel."""
