@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written atomically, read without executing code, enough to go on to the same numbers."""
+"""Checkpoints of a training run: written atomically, read without running code, enough to go on to the same numbers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or "it ends too early").splitlines()[0]
         raise TrainingError(f"{path} cannot be read as a checkpoint: {reason}") from error
     if not isinstance(content, dict):
         raise TrainingError(f"{path} is not a checkpoint: it holds a {type(content).__name__}")

@@ -16,8 +16,9 @@ from torch import distributed as dist
 from torch import multiprocessing, nn
 
 from pytorch_models import checkpoint
+from pytorch_models.devices import Worker
 from pytorch_models.out_of_memory import explain_out_of_memory
-from pytorch_models.training import Trainer, Worker
+from pytorch_models.training import Trainer
 from zoo.data.image_data import ImageData
 from zoo.options import TrainingError, TrainingOptions, TrainingResult
 from zoo.run_folder import RunFolder
@@ -98,5 +99,4 @@ def _work(rank: int, job: _Job) -> None:
     except TrainingError as error:
         (job.exchange / f"error-{rank}").write_text(str(error), encoding="utf-8")
         sys.exit(1)  # the others may be waiting for this process: the parent ends them
-    finally:
-        dist.destroy_process_group()
+    dist.destroy_process_group()

@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, cast
 
 import torch
@@ -17,65 +17,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from pytorch_models import checkpoint
+from pytorch_models.devices import Worker, amp_dtype, check_device, devices_for
 from zoo.batches import EvaluationBatches, TrainingBatches, step_seed
 from zoo.data.image_data import ImageData
 from zoo.options import TrainingError, TrainingOptions, TrainingResult
 from zoo.progress import Progress
-from zoo.run_folder import RunFolder
+from zoo.run_folder import Row, RunFolder, best_epoch
 
 CHECK_EVERY = 20  # steps between looks at the loss on a GPU: each look waits for the GPU to catch up
-Row = dict[str, float | int | None]
-
-
-@dataclass(frozen=True)
-class Worker:
-    """One of the processes that train together: its device, its number, and how many there are."""
-
-    device: torch.device
-    rank: int = 0
-    world: int = 1
-
-
-def set_seed(seed: int) -> None:
-    """Seed everything PyTorch draws from; call it before the model is built.
-
-    Example:
-        >>> set_seed(0); first = torch.rand(2); set_seed(0); bool((torch.rand(2) == first).all())
-        True
-    """
-    torch.manual_seed(seed)
-
-
-def check_device(device: str, amp: bool = False) -> None:
-    """Refuse a device that is not there, before any work.
-
-    Args:
-        device: "auto", "cpu", "cuda" or "cuda:<number>".
-        amp: mixed precision; every device has a type for it (bfloat16, or float16 with loss scaling).
-
-    Raises:
-        ValueError: a GPU is asked for and this PyTorch sees none, or not so many.
-    """
-    if not device.startswith("cuda"):
-        return
-    if not torch.cuda.is_available():
-        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-        raise ValueError(
-            f"device={device}: PyTorch {torch.__version__.split('+')[0]} ({built}) sees no GPU; "
-            "use device=cpu, or install a CUDA build of PyTorch and check nvidia-smi"
-        )
-    number, count = int(device.partition(":")[2] or 0), torch.cuda.device_count()
-    if number >= count:
-        raise ValueError(f"device={device}: only {count} GPU(s) are visible, cuda:0 to cuda:{count - 1}")
-
-
-def devices_for(device: str) -> list[torch.device]:
-    """The devices to train on: every visible GPU for "auto" and "cuda", else the one named."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
-    return [torch.device(device)]
 
 
 def train(model: nn.Module, data: ImageData, options: TrainingOptions) -> TrainingResult:
@@ -187,7 +136,8 @@ class Trainer:
         self.replica.train()
         for step, (pixels, labels, size) in enumerate(self._feed(batches, f"epoch {epoch}")):
             torch.manual_seed(step_seed(options.seed, epoch, step, worker.rank))
-            with self._peak_on_cpu(epoch == 1 and step == 0) as peak:
+            # The second step: its momentum lies there before it starts.
+            with self._peak_on_cpu(epoch == 1 and step == min(1, len(batches) - 1)) as peak:
                 losses[step], right = self._step(pixels, labels, size)
             peak_bytes = max(peak_bytes, *peak)
             correct += right
@@ -250,7 +200,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _peak_on_cpu(self, wanted: bool) -> Iterator[list[int]]:
-        """On a CPU, count one step's memory: a list that holds 0, then also model + optimiser state + step, in bytes."""
+        """On a CPU, count one step's memory: a list of 0, then model + optimiser state + step, bytes."""
         peaks = [0]
         if not wanted or self.worker.device.type != "cpu":
             yield peaks
@@ -259,17 +209,18 @@ class Trainer:
 
         with track_peak() as peak:
             yield peaks
-        parameters = sum(tensor.nbytes for tensor in self.model.parameters())
-        peaks.append(peak.bytes + parameters + sum(tensor.nbytes for tensor in self.model.buffers()))
+        momentum = [state.get("momentum_buffer") for state in self.optimizer.state.values()]
+        kept = (*self.model.parameters(), *self.model.buffers(), *momentum)
+        peaks.append(peak.bytes + sum(tensor.nbytes for tensor in kept if tensor is not None))
 
     def _check_finite(self, losses: Tensor, epoch: int) -> None:
         finite = torch.isfinite(losses)
         if bool(finite.all()):
             return
         step = int((~finite).nonzero()[0])
-        kept = "nothing was saved (no --save)"
-        if self.folder is not None:
-            kept = f"the checkpoint of epoch {epoch - 1} in {self.folder.folder} is intact" if self.rows else "no epoch was finished"
+        kept = "no checkpoint was written before it"
+        if self.folder is not None and self.rows:
+            kept = f"the checkpoint of epoch {epoch - 1} in {self.folder.folder} is intact"
         raise TrainingError(
             f"epoch {epoch}, step {step + 1}: the training loss is {float(losses[step])}; {kept}. "
             f"Try a smaller --lr (now {self.options.lr:g})" + (" or --amp False" if self.options.amp else "")
@@ -286,7 +237,7 @@ class Trainer:
         self.progress.line(f"resumed after epoch {len(self.rows)} of {self.options.n_epochs}")
 
     def _keep(self, epoch: int) -> None:
-        """Checkpoints and metrics of a finished epoch. Killed between two files, a resumed run writes the same again."""
+        """Write what a finished epoch leaves. Killed between two files, the resumed run writes the same again."""
         is_best = best_epoch(self.rows) == epoch
         if self.folder is None:
             if is_best:
@@ -313,6 +264,7 @@ class Trainer:
             best_valid_accuracy=cast("float | None", self.rows[best - 1]["valid_accuracy"]),
             test_loss=loss,
             test_accuracy=accuracy,
+            device=str(self.worker.device),
             folder=self.folder.folder if self.folder is not None else None,
             metrics=tuple(self.rows),
         )
@@ -335,18 +287,3 @@ class Trainer:
             yield board
         finally:
             board.close()
-
-
-def best_epoch(rows: list[Row]) -> int:
-    """The first epoch (from 1) with the highest validation accuracy; without validation images, the last."""
-    accuracies = [row["valid_accuracy"] for row in rows]
-    if accuracies[-1] is None:
-        return len(rows)
-    return 1 + max(range(len(rows)), key=lambda index: cast(float, accuracies[index]))
-
-
-def amp_dtype(device: torch.device) -> torch.dtype:
-    """The type of mixed precision: bfloat16 where the device computes in it, else float16 (with loss scaling)."""
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.float16
-    return torch.bfloat16

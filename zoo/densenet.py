@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+MOST_LAYERS = 10_000  # of one block; ten times what anybody has published, and far less than exhausts a machine
 NORM_EPSILON: Mapping[str, float] = MappingProxyType({"torchvision": 1e-5, "keras": 1.001e-5})
 
 
@@ -55,6 +56,8 @@ class DenseNetConfig:
             raise ValueError("block_config is empty: give the number of layers of at least one dense block")
         for position, layers in enumerate(self.block_config):
             _check_integer(f"block_config[{position}]", layers, minimum=1)
+            if layers > MOST_LAYERS:
+                raise ValueError(f"block_config[{position}] must be at most {MOST_LAYERS} layers, not {layers}")
         for name, minimum in (("growth_rate", 1), ("num_init_features", 1), ("bn_size", 0), ("num_classes", 1)):
             _check_integer(name, getattr(self, name), minimum)
         if not isinstance(self.small_inputs, bool):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
 
@@ -13,8 +14,7 @@ def drop(values: Tensor, rate: float) -> tuple[Tensor, Tensor]:
     Returns:
         The dropped values, and the generator's state before the draw (uint8, 16 bytes on CUDA, 5056 on a CPU).
     """
-    on_cuda = values.device.type == "cuda"
-    state = torch.cuda.get_rng_state(values.device) if on_cuda else torch.get_rng_state()
+    state = _generator_state(values)
     return F.dropout(values, rate, training=True), state
 
 
@@ -24,8 +24,17 @@ def drop_gradient(gradient: Tensor, rate: float, state: Tensor) -> Tensor:
     `gradient` must have the shape, dtype and memory format of the values that were dropped.
     """
     generator = torch.Generator(gradient.device)
-    generator.set_state(state)
+    if not isinstance(state, FakeTensor):
+        generator.set_state(state)
     if gradient.device.type == "cuda":
         return gradient * torch._fused_dropout(torch.ones_like(gradient), 1 - rate, generator)[0]
     mask = torch.empty_like(gradient).bernoulli_(1 - rate, generator=generator)
     return mask.div_(1 - rate).mul_(gradient)
+
+
+def _generator_state(values: Tensor) -> Tensor:
+    on_cuda = values.device.type == "cuda"
+    state = torch.cuda.get_rng_state(values.device) if on_cuda else torch.get_rng_state()
+    if isinstance(values, FakeTensor):  # nothing is computed: the state has a size and no content
+        return torch.empty(state.shape, dtype=state.dtype)
+    return state.clone()  # made by an operator, so that a memory tracker sees it

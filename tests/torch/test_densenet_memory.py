@@ -1,0 +1,181 @@
+"""Bytes are a result: what efficient, keep_bottleneck and opt_memory save, at full size, without computing anything."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_densenet import TINY, images
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.mem_tracker import MemTracker
+
+from pytorch_models import DenseNet, measure_step
+from pytorch_models.measure import MemoryTracker, track_peak
+from pytorch_models.saving import dense_block as dense_block_module
+from zoo.report import MIB
+
+BATCH_64 = (64, 3, 32, 32)
+LEVELS = [{"opt_memory": level} for level in range(5)] + [{"efficient": True}]
+
+
+def bytes_of(shape: tuple[int, ...] = BATCH_64, **flags: object) -> tuple[float, float]:
+    """(saved, peak) in MiB of one step."""
+    report = measure_step(DenseNet(**flags), shape, execute=False)
+    return report.saved_bytes / MIB, report.peak_bytes / MIB
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("flags", "saved_limit", "peak_limit"),
+    [({"efficient": True}, 80, 215), ({"efficient": True, "keep_bottleneck": True}, 335, 390)],
+)
+def test_densenet_bc_100_at_batch_64(flags: dict, saved_limit: float, peak_limit: float) -> None:
+    """The README's figures; plain is 2125 MiB saved and 2135 at the peak."""
+    saved, peak = bytes_of(**flags)
+    assert saved <= saved_limit
+    assert peak <= peak_limit
+
+
+def test_plain_is_what_the_readme_says() -> None:
+    saved, peak = bytes_of()
+    assert saved == pytest.approx(2125, rel=0.01)
+    assert peak == pytest.approx(2135, rel=0.01)
+
+
+@pytest.mark.parametrize("shape", [BATCH_64, (2, 3, 8, 8)])
+def test_the_peak_never_grows_with_the_level(shape: tuple[int, ...]) -> None:
+    peaks = [bytes_of(shape, **flags)[1] for flags in LEVELS]
+    assert peaks == sorted(peaks, reverse=True), peaks
+    assert peaks[0] == peaks[1] == peaks[2], "levels 1 and 2 are what PyTorch does by itself: see the README"
+    assert peaks[2] > peaks[3] > peaks[4], peaks
+
+
+@pytest.mark.quick
+def test_saved_bytes_grow_linearly_with_depth_when_efficient_and_quadratically_when_plain() -> None:
+    def saved(layers: int, **flags: object) -> float:
+        model = DenseNet(growth_rate=12, block_config=(layers,), num_init_features=12, **flags)
+        return measure_step(model, (8, 3, 16, 16), execute=False).saved_bytes
+
+    plain = [saved(layers) for layers in (12, 24, 48)]
+    efficient = [saved(layers, efficient=True) for layers in (12, 24, 48)]
+    assert efficient[2] / efficient[1] < 2.1
+    assert plain[2] / plain[1] > 2.9
+    buffer_bytes = 4 * 8 * 16 * 16 * 12 * 49
+    assert efficient[2] <= 1.05 * buffer_bytes, "one feature buffer and little else"
+
+
+def test_the_bytes_test_fails_where_the_buffer_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("pytorch_models.densenet.dense_block", lambda block, inputs, _policy: block.plain_forward(inputs))
+        assert bytes_of(efficient=True)[0] > 1000
+    assert bytes_of(efficient=True)[0] < 80
+
+
+def test_no_grad_keeps_nothing() -> None:
+    model = DenseNet(**TINY, efficient=True).eval()
+    with torch.no_grad(), MemoryTracker((*model.parameters(), *model.buffers())) as tracker:
+        outputs = model(images(dtype=torch.float32))
+    assert tracker.live_bytes == outputs.numel() * 4
+
+
+def test_real_steps_cost_what_fake_ones_say() -> None:
+    for flags in ({}, {"efficient": True}):
+        model = DenseNet(**TINY, drop_rate=0.2, **flags)
+        real = measure_step(model, (4, 3, 16, 16), repeats=0)
+        fake = measure_step(model, (4, 3, 16, 16), execute=False)
+        assert (real.saved_bytes, real.peak_bytes) == (fake.saved_bytes, fake.peak_bytes)
+
+
+def test_torchs_own_tracker_agrees() -> None:
+    for flags in ({}, {"efficient": True}):
+        with FakeTensorMode():
+            model, inputs = DenseNet(**flags), torch.empty(BATCH_64)
+            tracker = MemTracker()
+            tracker.track_external(model, inputs)
+            with tracker:
+                nn.functional.cross_entropy(model(inputs), torch.zeros(64, dtype=torch.long)).backward()
+            total = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
+        external = sum(t.untyped_storage().nbytes() for t in (*model.parameters(), *model.buffers(), inputs))
+        own = measure_step(DenseNet(**flags), BATCH_64, execute=False).peak_bytes
+        assert own == pytest.approx(total - external, rel=0.02)
+
+
+def test_parts_add_up_and_rows_name_how() -> None:
+    report = measure_step(DenseNet(efficient=True), BATCH_64, execute=False)
+    assert sum(report.parts.values()) == report.peak_bytes
+    assert sum(row.saved_bytes for row in report.rows) == report.saved_bytes
+    kept = {row.name: row.kept for row in report.rows}
+    assert kept["features.denseblock1"] == "features once, in one buffer"
+
+
+def test_measuring_leaves_the_model_and_the_random_stream_alone() -> None:
+    torch.manual_seed(1)
+    model = DenseNet(**TINY, efficient=True)
+    next(model.parameters()).grad = torch.ones_like(next(model.parameters()))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    stream = torch.get_rng_state()
+    measure_step(model, (4, 3, 16, 16), repeats=1)
+    assert torch.equal(torch.get_rng_state(), stream)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(next(model.parameters()).grad, torch.ones_like(next(model.parameters())))
+    assert [p.grad is None for p in model.parameters()].count(False) == 1
+
+
+def test_a_hook_shows_in_the_rows() -> None:
+    model = DenseNet(**TINY, efficient=True)
+    model.features.denseblock1.denselayer1.conv2.register_forward_hook(lambda *_: None)
+    with pytest.warns(UserWarning, match="hook"):
+        rows = measure_step(model, (2, 3, 8, 8), repeats=0).rows
+    assert any(row.name.startswith("features.denseblock1.denselayer1") for row in rows), "kept layer by layer"
+
+
+def test_track_peak_counts_what_lives_at_the_same_time() -> None:
+    with track_peak() as peak:
+        first = torch.ones(256, 1024)
+        second = first + 1
+        del first
+        second.add_(1).view(-1)[:10]
+        torch.ones(64, 1024)
+    assert peak.bytes == 2 * MIB
+
+
+def test_running_statistics_move_once_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = DenseNet(**TINY, efficient=True)
+    model(images(dtype=torch.float32)).sum().backward()
+    counts = [b for name, b in model.named_buffers() if name.endswith("num_batches_tracked")]
+    assert all(count == 1 for count in counts)
+    monkeypatch.setattr(sys.modules[dense_block_module.__module__], "move_running_statistics", lambda *_: None)
+    model(images(dtype=torch.float32)).sum().backward()
+    assert any(count == 1 for count in counts), "switched off, the statistics no longer move"
+
+
+GROWTH = """
+import gc, sys, torch
+from pytorch_models import DenseNet, measure_step
+status = lambda key: next(int(l.split()[1]) * 1024 for l in open("/proc/self/status") if l.startswith(key))
+model = DenseNet(efficient=True, keep_bottleneck=sys.argv[1] == "keep")
+tracked = measure_step(model, (64, 3, 32, 32), execute=False).peak_bytes
+def step(samples):
+    torch.nn.functional.cross_entropy(model(torch.randn(samples, 3, 32, 32)), torch.zeros(samples).long()).backward()
+    model.zero_grad()
+step(2), step(2), gc.collect()
+before = status("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")
+step(64)
+print((status("VmHWM") - before) / tracked)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc to read a process's peak")
+@pytest.mark.parametrize("kind", ["efficient", "keep"])
+def test_the_processs_memory_grows_by_what_is_tracked(kind: str) -> None:
+    """Blocks above 1 MiB go back to the system when freed, so that the allocator's leftovers are not counted."""
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(MIB)}
+    command = [sys.executable, "-c", GROWTH, kind]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=200)
+    assert float(found.stdout) < 1.15

@@ -1,0 +1,189 @@
+"""What one call of the training command asks for: flags in, a validated, frozen experiment out; no framework."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+import zoo.data
+from zoo import FAMILIES, find_config, frameworks
+from zoo.choices import unknown
+from zoo.data.image_data import ImageData
+from zoo.densenet import DenseNetConfig
+from zoo.flags import Value
+from zoo.options import TrainingOptions
+from zoo.policy import MemoryPolicy
+from zoo.run_folder import check_save_folder, read_flags
+
+FAMILY = "densenet"
+SHAPE_DEFAULTS: Mapping[str, Any] = MappingProxyType({"depth": 100, "growth_rate": 12, "bottleneck": True})
+SHAPE_FLAGS = ("depth", "growth_rate", "bottleneck", "bn_size", "compression")
+VALID_SIZE, VALID_SHARE = 5000, 10  # images, and the most that are held back: a tenth
+
+# What a flag left at None means, for people.
+DEFAULTS_IN_WORDS: Mapping[str, object] = MappingProxyType(
+    {
+        **SHAPE_DEFAULTS,
+        "save": "nothing is saved",
+        "compression": "0.5 with bottlenecks, else 1",
+        "bn_size": "4 with bottlenecks",
+        "opt_memory": "not used",
+        "valid_size": f"{VALID_SIZE}, or a tenth of the training images if that is less",
+    }
+)
+
+# Without --data: a real data set that needs no download, and a network that learns it in about a minute on two cores.
+WITHOUT_DATA: Mapping[str, Value] = MappingProxyType({"depth": 22, "n_epochs": 6, "efficient": True, "compare": True})
+
+
+def defaults_for_help(defaults: Mapping[str, Value]) -> dict[str, str]:
+    """How --help shows each default, with what it is when --data is omitted."""
+    return {
+        name: f"{DEFAULTS_IN_WORDS.get(name, value)}"
+        + (f"; {WITHOUT_DATA[name]} when --data is omitted" if name in WITHOUT_DATA else "")
+        for name, value in defaults.items()
+    }
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One training run, checked as far as it can be without a framework and without reading the data.
+
+    Args:
+        framework: a name from `zoo.frameworks`.
+        data, data_dir, download: what `zoo.data.load` takes.
+        config: the network (its number of classes is the data's, once that is read).
+        policy: what the network keeps for its backward pass.
+        options: how it is trained.
+        compare: measure a step of the plain and the efficient network at the end.
+    """
+
+    framework: str
+    data: str
+    data_dir: str
+    download: bool
+    config: DenseNetConfig
+    policy: MemoryPolicy
+    options: TrainingOptions
+    compare: bool
+
+    def load_data(self) -> ImageData:
+        """The images, in colour: the networks read three channels.
+
+        Raises:
+            OSError, ValueError, ImportError: as `zoo.data.load`.
+        """
+        return in_colour(zoo.data.load(self.data, self.data_dir, download=self.download))
+
+    def with_data(self, data: ImageData, valid_size: int | None) -> Experiment:
+        """This experiment with what only the data tells: classes, and how many images to hold back if not given.
+
+        Raises:
+            ValueError: more validation images are asked for than there are.
+        """
+        if valid_size is None:
+            valid_size = min(VALID_SIZE, len(data.train_images) // VALID_SHARE)
+        data.split(valid_size, self.options.seed)
+        description = {**self.options.description, "num_classes": len(data.classes)}
+        options = dataclasses.replace(self.options, valid_size=valid_size, description=description)
+        return dataclasses.replace(
+            self, options=options, config=dataclasses.replace(self.config, num_classes=len(data.classes))
+        )
+
+
+def complete(given: Mapping[str, Value], defaults: Mapping[str, Value]) -> dict[str, Value]:
+    """Every flag's value: as given, else as the resumed run had it, else the default (`WITHOUT_DATA` where it applies).
+
+    Raises:
+        zoo.run_folder.RunFolderError: there is no run to resume.
+    """
+    filled: dict[str, Value] = dict(defaults)
+    if given.get("resume") and given.get("save"):
+        saved = read_flags(str(given["save"]))
+        filled |= {name: saved[name] for name in defaults if name in saved and name not in ("save", "resume")}  # type: ignore[misc]
+    elif given.get("data") is None:
+        filled |= WITHOUT_DATA
+        if given.get("model", FAMILY) != FAMILY:
+            filled["depth"] = None
+        if given.get("opt_memory") is not None:
+            filled["efficient"] = False
+    return {**filled, **{name: value for name, value in given.items() if not (name == "data" and value is None)}}
+
+
+def plan(flags: Mapping[str, Any]) -> Experiment:
+    """Check every flag and say what they mean together, before anything heavy is imported or written.
+
+    Raises:
+        ValueError, TypeError: a value that cannot be, or values that contradict one another.
+        FileNotFoundError: no such data folder.
+        ImportError: the framework, or a package that brings the data, is not installed.
+    """
+    framework = frameworks.find(flags["framework"])
+    config = find_network(flags)
+    policy = MemoryPolicy(flags["efficient"], flags["keep_bottleneck"], flags["opt_memory"])
+    chosen = {field.name: flags[field.name] for field in dataclasses.fields(TrainingOptions) if field.name in flags}
+    description = {name: value for name, value in flags.items() if name not in chosen}
+    if chosen["valid_size"] is None:
+        del chosen["valid_size"]
+    options = TrainingOptions(**chosen, description=description)
+    zoo.data.check(flags["data"], flags["data_dir"])
+    missing = frameworks.why_missing(framework)
+    if missing:
+        raise ImportError(missing)
+    if options.tensorboard:
+        _require("tensorboard", "--tensorboard True", "tensorboard")
+    if options.save is not None:
+        _require("matplotlib", "--save (it draws the run)", "'memory-efficient-zoo[demo]'")
+        check_save_folder(options.save, options.resume, flags)
+    asked = {name: flags[name] for name in ("framework", "data", "data_dir", "download", "compare")}
+    return Experiment(config=config, policy=policy, options=options, **asked)
+
+
+def _require(module: str, what: str, install: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise ImportError(f"{what} needs {module}: pip install {install}")
+
+
+def in_colour(data: ImageData) -> ImageData:
+    """Grey images as three equal channels (a view: no pixel is copied); colour images as they are.
+
+    Example:
+        >>> in_colour(zoo.data.load("mnist5k")).train_images.shape
+        (4000, 3, 32, 32)
+    """
+    if data.train_images.shape[1] != 1:
+        return data
+    train, test = (
+        np.broadcast_to(images, (len(images), 3, *images.shape[2:])) for images in (data.train_images, data.test_images)
+    )
+    return dataclasses.replace(data, train_images=train, test_images=test, mean=data.mean * 3, std=data.std * 3)
+
+
+def find_network(flags: Mapping[str, Any]) -> DenseNetConfig:
+    """The network that `model` and the flags of its shape describe.
+
+    Raises:
+        ValueError, TypeError: no such model, a shape that cannot be, or one given beside a name that fixes it.
+    """
+    model, given = flags["model"], {name: flags[name] for name in SHAPE_FLAGS if flags[name] is not None}
+    if model == FAMILY:
+        shape = {**SHAPE_DEFAULTS, **given, "drop_rate": flags["drop_rate"]}
+        if not shape["bottleneck"] and shape.get("bn_size"):
+            raise ValueError(f"bottleneck=False and bn_size={shape['bn_size']} contradict one another: leave one out")
+        if shape["bottleneck"] and shape.get("bn_size") == 0:
+            raise ValueError("bn_size=0 means no bottleneck: give --bottleneck False instead")
+        return DenseNetConfig.from_depth(shape.pop("depth"), shape.pop("growth_rate"), **shape)
+    names = [FAMILY, *FAMILIES[FAMILY]]
+    if model not in names:
+        raise ValueError(unknown("model", model, names))
+    if given:
+        fixed = ", ".join(f"--{name}" for name in given)
+        raise ValueError(f"--model {model} has its shape by its name: leave out {fixed}, or use --model {FAMILY}")
+    config: DenseNetConfig = find_config(model, drop_rate=flags["drop_rate"])
+    return config

@@ -1,0 +1,232 @@
+"""The folder of one training run: what lies in it, when it may be written, and how it is never left half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import zoo
+
+CONFIG, METRICS, RESULT = "config.json", "metrics.csv", "result.json"
+METRICS_COLUMNS = (
+    "epoch",
+    "lr",
+    "train_loss",
+    "train_accuracy",
+    "valid_loss",
+    "valid_accuracy",
+    "peak_bytes",
+    "step_seconds",  # the last two are wall-clock times: all other columns repeat exactly with the same seed
+    "images_per_second",
+)
+Row = dict[str, float | int | None]  # one line of metrics.csv
+
+# These change where, how fast or in how many bytes a run goes on, not what is computed (but for float rounding).
+MAY_CHANGE = frozenset(
+    {
+        *("save", "resume", "progress", "tensorboard", "compare"),
+        *("download", "data_dir", "device", "num_workers"),
+        *("efficient", "keep_bottleneck", "opt_memory"),
+    }
+)
+_PACKAGES = ("numpy", "torch", "tensorflow-cpu", "tensorflow", "mxnet")
+
+
+class RunFolderError(ValueError):
+    """The folder cannot take this run; the message says why and what to do. Nothing in it was touched."""
+
+
+def check_save_folder(save: str | Path, resume: bool = False, flags: Mapping[str, object] | None = None) -> None:
+    """Refuse, before any work, a folder that cannot take the run; touches nothing.
+
+    Args:
+        save: the folder; it need not exist yet.
+        resume: True = it must hold a run of the same flags; False = it must hold none.
+        flags: what the resumed run must have been started with; flags it does not name are not compared.
+
+    Raises:
+        RunFolderError: not a folder, not writable, holds a run (without `resume`), holds none or another (with).
+    """
+    folder = Path(save).expanduser()
+    try:
+        _check_writable(folder)
+        held = _files_of_a_run(folder)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunFolderError(f"--save {folder}: cannot write there ({reason}): give another folder") from None
+    if held and not resume:
+        raise RunFolderError(
+            f"{folder} already holds a run ({', '.join(held)}): give another --save folder, "
+            "or --resume True to go on with that run"
+        )
+    if resume:
+        _check_same_run(folder, flags or {})
+
+
+def holds_run(save: str | Path) -> bool:
+    """Whether a run was started in this folder."""
+    return (Path(save).expanduser() / CONFIG).is_file()
+
+
+def read_flags(save: str | Path) -> dict[str, object]:
+    """The flags a saved run was started with.
+
+    Raises:
+        RunFolderError: no run there, or its config.json cannot be read.
+    """
+    path = Path(save).expanduser() / CONFIG
+    try:
+        flags = json.loads(path.read_text(encoding="utf-8"))["flags"]
+    except FileNotFoundError:
+        message = f"nothing to resume: {path} does not exist; start the run without --resume"
+        raise RunFolderError(message) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{path} is not the config.json of a run ({error}): give another --save folder") from None
+    if not isinstance(flags, dict):
+        raise RunFolderError(f"{path} is not the config.json of a run (flags: {flags!r}): give another --save folder")
+    return flags
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's files: config.json, metrics.csv, checkpoints "last" and "best", result.json; each written atomically.
+
+    Args:
+        folder: where.
+        suffix: of the checkpoints, the framework's usual one.
+    """
+
+    folder: Path
+    suffix: str = ".pt"
+
+    @classmethod
+    def open(cls, settings: Mapping[str, object], suffix: str = ".pt") -> RunFolder:
+        """Start the run `settings["save"]` names, or (with `settings["resume"]`) go on with it.
+
+        Raises:
+            RunFolderError: see `check_save_folder`.
+        """
+        settings = json.loads(json.dumps(settings, default=str))  # as it will be read back: tuples become lists
+        run = cls(Path(str(settings["save"])).expanduser(), suffix)
+        resume = bool(settings.get("resume"))
+        check_save_folder(run.folder, resume, settings)
+        if resume and run.last.exists():
+            before = read_flags(run.folder)
+            may_change = sorted((MAY_CHANGE - {"resume"}) & set(settings))
+            changed = {name: settings[name] for name in may_change if before.get(name) != settings[name]}
+            if changed:
+                run._add_to_config("resumed_with", changed)
+        else:
+            run.folder.mkdir(parents=True, exist_ok=True)
+            run._write_json(CONFIG, {"flags": settings, "versions": versions(), "resumed_with": []})
+        return run
+
+    @property
+    def last(self) -> Path:
+        """Checkpoint after the last finished epoch: all that resuming needs."""
+        return self.folder / f"last{self.suffix}"
+
+    @property
+    def best(self) -> Path:
+        """Weights of the best epoch."""
+        return self.folder / f"best{self.suffix}"
+
+    def write_metrics(self, rows: Sequence[Mapping[str, object]]) -> None:
+        """Write metrics.csv whole: a row per finished epoch (None = an empty field)."""
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, METRICS_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        with atomic_write(self.folder / METRICS) as file:
+            file.write(text.getvalue().encode())
+
+    def write_result(self, result: Mapping[str, object]) -> None:
+        """Write result.json: how the finished run ended."""
+        self._write_json(RESULT, result)
+
+    def _add_to_config(self, key: str, entry: object) -> None:
+        content = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+        content.setdefault(key, []).append(entry)
+        self._write_json(CONFIG, content)
+
+    def _write_json(self, name: str, content: Mapping[str, object]) -> None:
+        with atomic_write(self.folder / name) as file:
+            file.write((json.dumps(content, indent=2, default=str) + "\n").encode())
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that becomes `path` in one step when the block ends well, and leaves no trace when it does not."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # the new name itself must survive a power cut
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def best_epoch(rows: list[Row]) -> int:
+    """The first epoch (from 1) with the highest validation accuracy; without validation images, the last."""
+    accuracies = [row["valid_accuracy"] for row in rows]
+    if accuracies[-1] is None:
+        return len(rows)
+    return 1 + max(range(len(rows)), key=lambda index: cast(float, accuracies[index]))
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the packages a run depends on, without importing them."""
+    found = {"python": platform.python_version(), "memory-efficient-zoo": zoo.__version__}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package).partition("+")[0]  # which build it is does not belong here
+    return found
+
+
+def _files_of_a_run(folder: Path) -> list[str]:
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(n for n in names if n in (CONFIG, METRICS, RESULT) or n.startswith(("last.", "best.")))
+
+
+def _check_writable(folder: Path) -> None:
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    # A real file, because permission bits say nothing to root or on a read-only file system.
+    with tempfile.TemporaryFile(dir=existing):
+        pass
+
+
+def _check_same_run(folder: Path, flags: Mapping[str, object]) -> None:
+    before = read_flags(folder)
+    if not any(name.startswith("last.") for name in _files_of_a_run(folder)):
+        return  # stopped before its first checkpoint: nothing was computed that other flags could contradict
+    different = [
+        f"{name} was {before[name]!r}, now {flags[name]!r}"
+        for name in sorted(set(before) & set(flags) - MAY_CHANGE)
+        if before[name] != flags[name]
+    ]
+    if different:
+        raise RunFolderError(
+            f"{folder} holds a run with other flags: {'; '.join(different)}. "
+            "Leave these flags out to go on with that run, or start a new one in another --save folder"
+        )
