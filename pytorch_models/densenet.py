@@ -147,7 +147,7 @@ class Features(nn.Sequential):
 
     def before_last_norm(self, images: Tensor) -> Tensor:
         """The output of the last dense block."""
-        memory_format = convolution_format(images, self.conv0.weight)
+        memory_format = convolution_format(images, getattr(self.conv0, "weight", images))
         values = self.conv0(images)
         if hasattr(self, "norm0"):
             stem: tuple[nn.Module, ...] = (self.norm0, self.relu0, self.pool0)
@@ -206,7 +206,7 @@ class DenseNet(nn.Module):
         super().__init__()
         self.config = DenseNetConfig(
             growth_rate,
-            tuple(block_config),
+            block_config,  # type: ignore[arg-type]
             compression,
             num_init_features,
             bn_size,
@@ -234,9 +234,12 @@ class DenseNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, num_classes) scores."""
-        if images.dim() != 4 or images.shape[1] != 3:
-            raise ValueError(f"DenseNet needs images of shape (N, 3, height, width), not {tuple(images.shape)}")
-        if self.policy.recompute_activations and not has_hooks(self.features):
+        channels = getattr(getattr(self.features, "conv0", None), "in_channels", 3)
+        if images.dim() != 4 or images.shape[1] != channels:
+            needed = f"(N, {channels}, height, width)"
+            raise ValueError(f"DenseNet needs images of shape {needed}, not {tuple(images.shape)}")
+        features_are_ours = type(self.features) is Features and "forward" not in vars(self.features)
+        if self.policy.recompute_activations and features_are_ours and not has_hooks(self.features):
             values = self.features.before_last_norm(images)
             pooled = norm_act_then(values, self.features.norm5, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         else:

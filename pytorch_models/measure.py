@@ -92,10 +92,13 @@ def measure_step(
         >>> report.parts["parameter gradients"] // 4
         490
     """
+    if isinstance(input_shape, str):
+        raise TypeError(f"input_shape must be a sequence of sizes, not {input_shape!r}")
     shape = tuple(int(size) for size in input_shape)
     if not shape or min(shape) < 1:
         raise ValueError(f"input_shape must be positive sizes with the batch first, not {input_shape!r}")
-    home = next((p.device for p in model.parameters()), torch.device(device))
+    if repeats < 0:
+        raise ValueError(f"repeats must be 0 or more, not {repeats}")
     with _left_as_it_was(model):
         model.to(device)
         if not execute:
@@ -106,7 +109,6 @@ def measure_step(
             found = _tracked_step(model, inputs)
             seconds = [_timed_step(model, inputs) for _ in range(repeats + 1 if repeats else 0)][1:]
             found["step_seconds"] = statistics.median(seconds) if seconds else None
-        model.to(home)
     own_policy = getattr(model, "policy", None)
     return MemoryReport(
         model=type(model).__name__,
@@ -187,17 +189,22 @@ def _synchronise(tensor: Tensor) -> None:
 
 @contextlib.contextmanager
 def _left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Give the model its buffers and gradients back, and the process its random streams."""
+    """Give the model its device, buffers and gradients back, and the process its random streams."""
     gradients = {parameter: parameter.grad for parameter in model.parameters()}
-    buffers = {buffer: buffer.detach().clone() for buffer in model.buffers()}
+    buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+    homes = {tensor.device for tensor in (*gradients, *buffers.values())}
     try:
         with torch.random.fork_rng():
             for parameter in gradients:
                 parameter.grad = None
             yield
     finally:
+        for parameter in gradients:
+            parameter.grad = None
+        if len(homes) == 1:
+            model.to(homes.pop())
         for parameter, gradient in gradients.items():
             parameter.grad = gradient
         with torch.no_grad():
-            for buffer, value in buffers.items():
-                buffer.copy_(value)
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])

@@ -51,7 +51,8 @@ class MemoryTracker(TorchDispatchMode):
         self.clock = 0
         self._live: dict[int, Allocation] = {}
         self._watch: dict[int, weakref.ref[Any]] = {}
-        self._external = {_key(tensor) for tensor in external}
+        # The storages themselves: an id alone could be given to another one when they are gone.
+        self._external = {_key(tensor): tensor.untyped_storage() for tensor in external}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         results = function(*args, **(kwargs or {}))

@@ -53,7 +53,7 @@ def find_config(name: str, **config_overrides: Any) -> Any:
     configs = {key: config for variants in FAMILIES.values() for key, config in variants.items()}
     if name not in configs:
         raise ValueError(unknown("model", name, configs))
-    valid = [field.name for kind in (MemoryPolicy, configs[name]) for field in dataclasses.fields(kind)]
+    valid = [field.name for field in dataclasses.fields(configs[name])]
     for override in config_overrides:
         if override not in valid:
             raise TypeError(f"{name}: {unknown('field', override, valid)}")

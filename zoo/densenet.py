@@ -6,11 +6,14 @@ tables 1 (ImageNet) and 2 (CIFAR).
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-MOST_LAYERS = 10_000  # of one block; ten times what anybody has published, and far less than exhausts a machine
+# Ten times what anybody has published, and less than exhausts a machine before training begins.
+MOST_LAYERS = 10_000
+MOST_PARAMETERS = 2 * 10**9
 NORM_EPSILON: Mapping[str, float] = MappingProxyType({"torchvision": 1e-5, "keras": 1.001e-5})
 
 
@@ -51,15 +54,14 @@ class DenseNetConfig:
         blocks = self.block_config
         if isinstance(blocks, (str, bytes)) or not hasattr(blocks, "__iter__"):
             raise TypeError(f"block_config must be a sequence of layer counts such as (16, 16, 16), not {blocks!r}")
-        object.__setattr__(self, "block_config", tuple(blocks))
-        if not self.block_config:
+        layers = tuple(_check_integer(f"block_config[{i}]", count, minimum=1) for i, count in enumerate(blocks))
+        object.__setattr__(self, "block_config", layers)
+        if not layers:
             raise ValueError("block_config is empty: give the number of layers of at least one dense block")
-        for position, layers in enumerate(self.block_config):
-            _check_integer(f"block_config[{position}]", layers, minimum=1)
-            if layers > MOST_LAYERS:
-                raise ValueError(f"block_config[{position}] must be at most {MOST_LAYERS} layers, not {layers}")
+        if sum(layers) > MOST_LAYERS:
+            raise ValueError(f"block_config must hold at most {MOST_LAYERS} layers together, not {sum(layers)}")
         for name, minimum in (("growth_rate", 1), ("num_init_features", 1), ("bn_size", 0), ("num_classes", 1)):
-            _check_integer(name, getattr(self, name), minimum)
+            object.__setattr__(self, name, _check_integer(name, getattr(self, name), minimum))
         if not isinstance(self.small_inputs, bool):
             raise TypeError(f"small_inputs must be True or False, not {self.small_inputs!r}")
         _check_fraction("compression", self.compression)
@@ -73,6 +75,11 @@ class DenseNetConfig:
         for width in self.block_widths()[:-1]:
             if int(width * self.compression) < 1:
                 raise ValueError(f"compression={self.compression} leaves no channel of {width} after a transition")
+        if self.count_parameters() > MOST_PARAMETERS:
+            raise ValueError(
+                f"this DenseNet would have {self.count_parameters():,} parameters, more than {MOST_PARAMETERS:,}: "
+                "lower growth_rate, block_config, bn_size, num_init_features or num_classes"
+            )
 
     @classmethod
     def from_depth(
@@ -104,6 +111,30 @@ class DenseNetConfig:
         values: dict[str, object] = {"growth_rate": growth_rate, "block_config": (layers,) * 3, **own, **fields}
         return cls(**values)  # type: ignore[arg-type]
 
+    def count_parameters(self) -> int:
+        """Weights and biases of the whole network.
+
+        Example:
+            >>> DenseNetConfig.from_depth(100, growth_rate=12).count_parameters()
+            769162
+        """
+        total = 3 * self.num_init_features * (9 if self.small_inputs else 49)
+        total += 0 if self.small_inputs else 2 * self.num_init_features
+        channels, k = self.num_init_features, self.growth_rate
+        for index, layers in enumerate(self.block_config):
+            inputs = layers * channels + k * layers * (layers - 1) // 2  # of all layers together
+            width = self.bn_size * k
+            if width:
+                total += 2 * inputs + inputs * width + layers * (2 * width + 9 * width * k)
+            else:
+                total += 2 * inputs + 9 * inputs * k
+            channels += layers * k
+            if index + 1 < len(self.block_config):
+                kept = int(channels * self.compression)
+                total += 2 * channels + channels * kept
+                channels = kept
+        return total + 2 * channels + (channels + 1) * self.num_classes
+
     @property
     def norm_epsilon(self) -> float:
         """Added to a norm's variance."""
@@ -118,11 +149,12 @@ class DenseNetConfig:
         return tuple(widths)
 
 
-def _check_integer(name: str, value: object, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
+def _check_integer(name: str, value: object, minimum: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, not {value!r}")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, not {value}")
+    return int(value)
 
 
 def _check_fraction(name: str, value: object) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pytorch_models.saving.dense_call import BlockCall, Unit
 from pytorch_models.saving.dropout import drop_gradient
-from pytorch_models.saving.norm import Affine, affine, subtract_corrections
+from pytorch_models.saving.norm import Affine, affine
+from pytorch_models.saving.passes import subtract_terms
 from pytorch_models.saving.saved import SavedTensors
 from pytorch_models.saving.tiles import empty_channels_last
 from pytorch_models.saving.units import UnitBackward, forward_unit
@@ -50,6 +51,7 @@ class BlockBackward:
         if not self.needs_inputs:
             return None
         width = self.call.layers[0].in_features
+        del self.workspace
         return self._finished_gradient(slice(0, width)).clone(memory_format=torch.channels_last)
 
     def _needs_up_to(self, index: int) -> Sequence[bool]:
@@ -59,7 +61,7 @@ class BlockBackward:
     def _finished_gradient(self, channels: slice) -> Tensor:
         gradient = self.gradient[:, channels]
         if self.saved.mean is not None:
-            subtract_corrections(
+            subtract_terms(
                 gradient,
                 self.features[:, channels],
                 self.saved.mean[channels],
@@ -70,8 +72,7 @@ class BlockBackward:
 
     def _run_layer(self, index: int) -> None:
         layer, kept = self.call.layers[index], self.saved.layers[index]
-        channels = slice(layer.in_features, layer.in_features + self.call.growth_rate)
-        gradient = self._finished_gradient(channels).to(self.call.compute_dtype)
+        gradient = self._finished_gradient(layer.channels).to(self.call.compute_dtype)
         if layer.drop_rate > 0:
             state = kept["random_state"]
             assert state is not None, "the forward pass drew a mask"
@@ -128,7 +129,7 @@ class BlockBackward:
         )
         self.parameter_gradients[unit.parameters] = backward.run(target, accumulate=False)
         if target is not None and unit.batch_statistics:
-            subtract_corrections(target, bottleneck, norm.mean, *backward.norm_gradient.corrections(self.count))
+            subtract_terms(target, bottleneck, norm.mean, *backward.norm_gradient.corrections(self.count))
         return target
 
     def _bottleneck(self, unit: Unit, norm: Affine, features: Tensor, kept: dict[str, Tensor | None]) -> Tensor:

@@ -21,17 +21,17 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from pytorch_models.saving.dense_backward import BlockBackward
-from pytorch_models.saving.dense_call import BlockCall, read_block
+from pytorch_models.saving.dense_call import BlockCall, autocast_to, read_block
 from pytorch_models.saving.dropout import drop
 from pytorch_models.saving.eligibility import PlainPathWarning, graph_is_being_exported, why_block_is_plain
 from pytorch_models.saving.norm import (
     affine,
-    batch_statistics,
     check_batch_has_a_variance,
     move_running_statistics,
     running_statistics,
     statistics_dtype,
 )
+from pytorch_models.saving.passes import batch_statistics
 from pytorch_models.saving.saved import SavedTensors
 from pytorch_models.saving.tiles import empty_channels_last
 from pytorch_models.saving.units import forward_unit
@@ -76,7 +76,7 @@ class DenseBlockFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, inputs: Tensor, call: BlockCall, *parameters: Tensor | None) -> Tensor:
-        with torch.autocast(inputs.device.type, enabled=False):
+        with autocast_to(inputs.device, None):
             forward = BlockForward(call, inputs, parameters)
             for index in range(len(call.layers)):
                 forward.run_layer(index)
@@ -93,7 +93,7 @@ class DenseBlockFunction(torch.autograd.Function):
                 "DenseNet with shared storage cannot be differentiated twice (create_graph=True): "
                 "build the model with efficient=False where gradients of gradients are needed"
             )
-        with torch.autocast(gradient.device.type, enabled=False):
+        with autocast_to(gradient.device, None):
             needs = ctx.needs_input_grad  # type: ignore[attr-defined]
             run = BlockBackward(ctx.call, SavedTensors.restore(ctx), gradient, needs[2:], needs[0])  # type: ignore[attr-defined]
             inputs_gradient = run.run()
@@ -140,7 +140,7 @@ class BlockForward:
             outputs = outputs.contiguous(memory_format=self.call.dropout_format)
             outputs, state = drop(outputs, layer.drop_rate)
             self._keep(index, random_state=state)
-        self._write(slice(layer.in_features, layer.in_features + self.call.growth_rate), outputs)
+        self._write(layer.channels, outputs)
 
     def _run_unit(self, index: int, position: int, values: Tensor) -> Tensor:
         call, unit = self.call, self.call.layers[index].units[position]

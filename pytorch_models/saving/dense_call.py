@@ -6,6 +6,7 @@ statistics a norm uses, dropout, dtypes) travels in these frozen values.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +75,13 @@ class LayerCall:
     units: tuple[Unit, ...]
     in_features: int
     bottleneck_features: int  # 0 without a bottleneck
+    new_features: int
     drop_rate: float
+
+    @property
+    def channels(self) -> slice:
+        """Where the layer's new features stand in the block's buffer."""
+        return slice(self.in_features, self.in_features + self.new_features)
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,6 @@ class BlockCall:
 
     layers: tuple[LayerCall, ...]
     policy: MemoryPolicy
-    growth_rate: int
     feature_dtype: torch.dtype
     compute_dtype: torch.dtype
     dropout_format: torch.memory_format  # in which the plain block would draw its masks
@@ -92,7 +98,7 @@ class BlockCall:
     @property
     def out_features(self) -> int:
         """Channels of the block's output."""
-        return self.layers[-1].in_features + self.growth_rate
+        return self.layers[-1].channels.stop
 
     def workspace(self, shape: torch.Size, device: torch.device) -> Workspace:
         """Scratch for one pass over inputs (or features) of `shape`, sized for the layer that needs most."""
@@ -106,7 +112,6 @@ def read_block(block: nn.ModuleDict, inputs: Tensor, policy: MemoryPolicy) -> tu
     parameters: list[Tensor | None] = []
     layers = []
     width = inputs.shape[1]
-    growth_rate = 0
     modules: Any = block.values()
     for layer in modules:
         pairs = [(layer.norm1, layer.conv1)] + ([(layer.norm2, layer.conv2)] if layer.bottleneck else [])
@@ -115,21 +120,34 @@ def read_block(block: nn.ModuleDict, inputs: Tensor, policy: MemoryPolicy) -> tu
             start = len(parameters)
             parameters += [norm.weight, norm.bias, conv.weight, conv.bias]
             units.append(Unit(norm, uses_batch_statistics(norm), Convolution.of(conv), slice(start, start + 4)))
-        growth_rate = pairs[-1][1].out_channels
         bottleneck = pairs[0][1].out_channels if layer.bottleneck else 0
-        layers.append(LayerCall(tuple(units), width, bottleneck, layer.drop_rate if layer.training else 0.0))
-        width += growth_rate
-    device_type = inputs.device.type
-    compute_dtype = pairs[-1][1].weight.dtype
-    if torch.is_autocast_enabled(device_type) and compute_dtype != torch.float64:
-        compute_dtype = torch.get_autocast_dtype(device_type)
+        drop_rate = layer.drop_rate if layer.training else 0.0
+        layers.append(LayerCall(tuple(units), width, bottleneck, pairs[-1][1].out_channels, drop_rate))
+        width = layers[-1].channels.stop
+    weight = parameters[-2]  # read once: reading a parametrised weight again would move its state
+    assert weight is not None, "a convolution has a weight"
+    autocast_dtype = autocast_dtype_of(inputs.device)
+    compute_dtype = weight.dtype if autocast_dtype is None or weight.dtype == torch.float64 else autocast_dtype
     call = BlockCall(
         tuple(layers),
         policy,
-        growth_rate,
         torch.promote_types(inputs.dtype, compute_dtype),
         compute_dtype,
-        convolution_format(inputs, pairs[-1][1].weight),
+        convolution_format(inputs, weight),
         torch.is_grad_enabled(),
     )
     return call, parameters
+
+
+def autocast_dtype_of(device: torch.device) -> torch.dtype | None:
+    """The dtype autocast uses on this device now, or None where it is off or does not exist."""
+    if not torch.amp.is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
+
+
+def autocast_to(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Autocast to `dtype`, or none for None, whatever surrounds it; nothing on a device that has no autocast."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)

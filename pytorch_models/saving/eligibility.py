@@ -35,6 +35,8 @@ def _why_unusable(name: str, module: nn.Module, expected: tuple[type[nn.Module],
         wanted = " or ".join(kind.__name__ for kind in expected)
         return f"{name} is a {type(module).__name__}, not a plain {wanted}"
     if isinstance(module, nn.Conv2d):
+        if type(module)._conv_forward is not nn.Conv2d._conv_forward or "_conv_forward" in vars(module):
+            return f"{name} is a {type(module).__name__} with a convolution of its own"
         if module.padding_mode != "zeros":
             return f"{name} pads by {module.padding_mode!r}"
         if isinstance(module.padding, str):

@@ -14,23 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pytorch_models.saving.dense_call import autocast_dtype_of, autocast_to
 from pytorch_models.saving.eligibility import PlainPathWarning, graph_is_being_exported, why_norm_act_is_plain
 from pytorch_models.saving.norm import (
     Affine,
-    NormGradient,
     affine,
-    batch_statistics,
     check_batch_has_a_variance,
     move_running_statistics,
-    normalise_into,
-    row,
     running_statistics,
     statistics_dtype,
-    subtract_corrections,
     uses_batch_statistics,
 )
-from pytorch_models.saving.tiles import tiles
-from pytorch_models.saving.units import mask_by_relu_
+from pytorch_models.saving.passes import NormGradient, activate_into, batch_statistics, subtract_terms
+from pytorch_models.saving.tiles import laid_out_like, tiles
 
 
 @dataclass(frozen=True)
@@ -40,8 +36,7 @@ class TailCall:
     norm: nn.BatchNorm2d
     batch_statistics: bool
     tail: tuple[nn.Module, ...]
-    autocast: bool
-    autocast_dtype: torch.dtype
+    autocast_dtype: torch.dtype | None
     keeps_graph: bool
 
 
@@ -71,15 +66,7 @@ def norm_act_then(inputs: Tensor, norm: nn.Module, relu: nn.Module, *tail: nn.Mo
 
 @torch.compiler.disable(reason="norm+ReLU+tail is one autograd Function that recomputes in its backward pass")
 def _apply(inputs: Tensor, norm: nn.BatchNorm2d, tail: tuple[nn.Module, ...]) -> Tensor:
-    device_type = inputs.device.type
-    call = TailCall(
-        norm,
-        uses_batch_statistics(norm),
-        tail,
-        torch.is_autocast_enabled(device_type),
-        torch.get_autocast_dtype(device_type),
-        torch.is_grad_enabled(),
-    )
+    call = TailCall(norm, uses_batch_statistics(norm), tail, autocast_dtype_of(inputs.device), torch.is_grad_enabled())
     convolutions = [module for module in tail if isinstance(module, nn.Conv2d)]
     parameters = [p for module in convolutions for p in (module.weight, module.bias)]
     return NormActFunction.apply(inputs, call, norm.weight, norm.bias, *parameters)
@@ -161,11 +148,9 @@ class _TailBackward:
         for i, part in zip(wanted, found[1:], strict=True):
             total = self.parameter_gradients[i]
             self.parameter_gradients[i] = part if total is None else total.add_(part)
+        into = None if self.d_inputs is None else self.d_inputs[tile]
         activation = activation.detach()
-        masked = mask_by_relu_(found[0], activation)
-        self.norm_gradient.add(masked, values, scratch=activation)
-        if self.d_inputs is not None:
-            torch.mul(masked, row(self.norm.scale), out=self.d_inputs[tile])
+        self.norm_gradient.add(laid_out_like(values, found[0]), activation, values, into, scratch=activation)
 
     def finished_inputs(self) -> Tensor | None:
         """The gradient of the inputs, with what it owes to the batch statistics."""
@@ -173,17 +158,17 @@ class _TailBackward:
             count = self.inputs.numel() // self.inputs.shape[1]
             constant, slope = self.norm_gradient.corrections(count)
             for tile in tiles(self.inputs.shape, self.inputs.dtype, self.inputs.device):
-                subtract_corrections(self.d_inputs[tile], self.inputs[tile], self.norm.mean, constant, slope)
+                subtract_terms(self.d_inputs[tile], self.inputs[tile], self.norm.mean, constant, slope)
         return self.d_inputs
 
 
 def _activation(values: Tensor, norm: Affine) -> Tensor:
-    return normalise_into(torch.empty_like(values), values, norm).relu_()
+    return activate_into(torch.empty_like(values), values, norm)
 
 
 def _run_tail(call: TailCall, values: Tensor, parameters: Sequence[Tensor | None]) -> Tensor:
     remaining = iter(parameters)
-    with torch.autocast(values.device.type, dtype=call.autocast_dtype, enabled=call.autocast):
+    with autocast_to(values.device, call.autocast_dtype):
         for module in call.tail:
             if isinstance(module, nn.Conv2d):
                 weight, bias = next(remaining), next(remaining)

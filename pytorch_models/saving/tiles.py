@@ -53,6 +53,12 @@ def convolution_format(inputs: Tensor, weight: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
+def laid_out_like(values: Tensor, tensor: Tensor) -> Tensor:
+    """`tensor`, copied where it is not laid out as `values` are: channels_last or contiguous."""
+    channels_last = values.shape[1] > 1 and values.stride(1) == 1
+    return tensor.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
 def tiles(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> list[slice]:
     """Slices of the batch such that one tile of (N, C, H, W) values is about TILE_BYTES, at least one sample."""
     samples, channels, height, width = shape

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from pytorch_models.saving.dense_call import Unit
-from pytorch_models.saving.norm import Affine, NormGradient, normalise_into, row
-from pytorch_models.saving.tiles import Workspace, empty_channels_last, tiles
+from pytorch_models.saving.norm import Affine
+from pytorch_models.saving.passes import NormGradient, activate_into
+from pytorch_models.saving.tiles import Workspace, empty_channels_last, laid_out_like, tiles
 
 Parameters = Sequence[Tensor | None]  # norm weight, norm bias, convolution weight, convolution bias
 
@@ -46,7 +47,7 @@ def forward_unit(
     outputs: Tensor | None = None
     for tile in slices:
         activation = scratch[tile] if keep_activations else scratch[: tile.stop - tile.start]
-        normalise_into(activation, values[tile], norm).relu_()
+        activate_into(activation, values[tile], norm)
         convolved = unit.convolution.forward(activation, weight, bias)
         if len(slices) == 1:
             outputs = convolved
@@ -113,7 +114,10 @@ class UnitBackward:
             for position, part in enumerate(d_parameters):
                 totals[position] = _add(totals[position], part, self.norm.mean.dtype)
             if d_activation is not None:
-                self._through_norm(tile, d_activation, activation, target, accumulate)
+                values, into = self.values[tile], None if target is None else target[tile]
+                scratch = self.scratch[: tile.stop - tile.start]
+                d_activation = laid_out_like(values, d_activation)
+                self.norm_gradient.add(d_activation, activation, values, into, scratch=scratch, accumulate=accumulate)
         gradients = (self.norm_gradient.d_weight, self.norm_gradient.d_bias, *totals)
         return tuple(
             None if gradient is None or not needed or parameter is None else gradient.to(parameter.dtype)
@@ -123,25 +127,7 @@ class UnitBackward:
     def _activation(self, tile: slice) -> Tensor:
         if self.activations is not None:
             return self.activations[tile]
-        return normalise_into(self.scratch[: tile.stop - tile.start], self.values[tile], self.norm).relu_()
-
-    def _through_norm(
-        self, tile: slice, d_activation: Tensor, activation: Tensor, target: Tensor | None, accumulate: bool
-    ) -> None:
-        masked = mask_by_relu_(d_activation, activation)
-        if self.needs[0] or self.needs[1] or self.unit.batch_statistics:
-            self.norm_gradient.add(masked, self.values[tile], self.scratch[: len(masked)])
-        if target is None:
-            return
-        if accumulate:
-            target[tile].addcmul_(masked, row(self.norm.scale))
-        else:
-            torch.mul(masked, row(self.norm.scale), out=target[tile])
-
-
-def mask_by_relu_(gradient: Tensor, activation: Tensor) -> Tensor:
-    """Zero the gradient, in place, where the ReLU's output is not positive."""
-    return torch.ops.aten.threshold_backward.grad_input(gradient, activation, 0, grad_input=gradient)
+        return activate_into(self.scratch[: tile.stop - tile.start], self.values[tile], self.norm)
 
 
 def _add(total: Tensor | None, part: Tensor | None, dtype: torch.dtype) -> Tensor | None:
