@@ -50,14 +50,23 @@ def find_config(name: str, **config_overrides: Any) -> Any:
         >>> find_config("densenet121", num_classes=10).num_classes
         10
     """
+    config = _published(name)
+    _check_fields(name, config_overrides, type(config))
+    return dataclasses.replace(config, **config_overrides)
+
+
+def _published(name: str) -> Any:
     configs = {key: config for variants in FAMILIES.values() for key, config in variants.items()}
     if name not in configs:
         raise ValueError(unknown("model", name, configs))
-    valid = [field.name for field in dataclasses.fields(configs[name])]
-    for override in config_overrides:
-        if override not in valid:
-            raise TypeError(f"{name}: {unknown('field', override, valid)}")
-    return dataclasses.replace(configs[name], **config_overrides)
+    return configs[name]
+
+
+def _check_fields(name: str, given: Mapping[str, Any], *kinds: type) -> None:
+    valid = [field.name for kind in kinds for field in dataclasses.fields(kind)]
+    for field in given:
+        if field not in valid:
+            raise TypeError(f"{name}: {unknown('field', field, valid)}")
 
 
 def create_model(
@@ -86,6 +95,7 @@ def create_model(
         >>> model = zoo.create_model("densenet_bc_40_12", efficient=True, num_classes=100)
     """
     frameworks.find(framework)
+    _check_fields(name, config_overrides, MemoryPolicy, type(_published(name)))
     config = find_config(name, **config_overrides)
     policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory)
     return frameworks.load(framework).build_model(config, policy)

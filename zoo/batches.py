@@ -47,7 +47,8 @@ class TrainingBatches:
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.order), self.batch_size)
-        return full + (rest >= self.world)
+        # A last batch of one image a process is left out: a norm over 1x1 maps has no variance to take from it.
+        return full + (rest >= (2 * self.world if full else self.world))
 
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray, int]:
         """Images float32 (n, C, H, W) and labels int64 (n,) of this process, and the size of the global batch."""
