@@ -12,7 +12,10 @@ import csv
 import platform
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -22,14 +25,16 @@ from pytorch_models import DenseNet, measure_step
 from pytorch_models.densenet import DenseLayer
 from zoo.report import MIB
 
-ROWS: dict[str, dict] = {
-    "plain (opt_memory 0)": {},
-    "opt_memory 1": {"opt_memory": 1},
-    "opt_memory 2": {"opt_memory": 2},
-    "opt_memory 3": {"opt_memory": 3},
-    "opt_memory 4 = efficient, keep_bottleneck": {"efficient": True, "keep_bottleneck": True},
-    "efficient": {"efficient": True},
-}
+ROWS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "plain (opt_memory 0)": {},
+        "opt_memory 1": {"opt_memory": 1},
+        "opt_memory 2": {"opt_memory": 2},
+        "opt_memory 3": {"opt_memory": 3},
+        "opt_memory 4 = efficient, keep_bottleneck": {"efficient": True, "keep_bottleneck": True},
+        "efficient": {"efficient": True},
+    }
+)
 CHECKPOINTED = "checkpointed norm+concatenation (the usual way)"
 
 

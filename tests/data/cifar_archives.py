@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+import zoo.data
+from zoo.data.cifar import CLASSES
+
 Images, Labels = NDArray[np.uint8], NDArray[np.int64]
 FOLDERS = {
     ("cifar10", "python"): "cifar-10-batches-py",
@@ -110,3 +113,10 @@ def official_tar(dataset: str, form: str, mode: str = "w:gz", images_a_file: int
     """The official archive, tiny."""
     files, _ = official_files(dataset, form, images_a_file)
     return tar_bytes({f"{FOLDERS[dataset, form]}/{name}": content for name, content in files.items()}, mode)
+
+
+def assert_holds(data: zoo.data.ImageData, dataset: str, arrays: dict[str, np.ndarray]) -> None:
+    assert data.name == dataset
+    assert data.classes == CLASSES[dataset]
+    for field, array in arrays.items():
+        np.testing.assert_array_equal(getattr(data, field), array, err_msg=field, strict=True)

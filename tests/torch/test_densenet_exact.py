@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import pickle
 import warnings
 from types import MappingProxyType
 
@@ -279,42 +278,6 @@ def test_low_precision_is_as_near_to_the_truth_as_plain(kind: str) -> None:
             errors.append(gradient_error(found, expected))
         ratios.append(errors[1] / errors[0])
     assert sorted(ratios)[2] <= 1.2, ratios
-
-
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_torch_compile_is_equal(backend: str) -> None:
-    plain, other = pair(**EFFICIENT)
-    compiled = torch.compile(other, backend=backend)
-    inputs = images()
-    outputs = compiled(inputs)
-    outputs.square().sum().backward()
-    expected = plain(inputs)
-    expected.square().sum().backward()
-    found = {n: p.grad for n, p in other.named_parameters()} | dict(other.named_buffers())
-    assert_same(found, {n: p.grad for n, p in plain.named_parameters()} | dict(plain.named_buffers()))
-
-
-def test_torch_compile_fullgraph_is_refused_with_the_reason() -> None:
-    torch._dynamo.reset()  # else the graph of the test before is found and used
-    _, other = pair(**EFFICIENT)
-    with pytest.raises(Exception, match="one autograd Function"):
-        torch.compile(other, backend="eager", fullgraph=True)(images())
-
-
-def test_export_takes_the_plain_path() -> None:
-    _, other = pair(**EFFICIENT)
-    other.eval()
-    exported = torch.export.export(other, (images(),)).module()
-    torch.testing.assert_close(exported(images()), other(images()), rtol=1e-12, atol=1e-12)
-
-
-def test_deepcopy_pickle_and_dtype_moves() -> None:
-    plain, other = pair(**EFFICIENT)
-    expected = step(plain, images())
-    for twin in (copy.deepcopy(other), pickle.loads(pickle.dumps(other)), other.float().double()):
-        tolerance = 1e-12 if twin is not other else 1e-5
-        twin.zero_grad()
-        assert_same(step(twin, images()), expected, tolerance)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 
 import pytest
@@ -165,6 +167,15 @@ def test_measuring_gives_buffers_back_where_moving_replaces_them() -> None:
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     measure_step(model, (4, 3, 8, 8), repeats=1)
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
+def test_deepcopy_pickle_and_dtype_moves() -> None:
+    plain, other = efficient_pair()
+    expected = step(plain, images())
+    for twin in (copy.deepcopy(other), pickle.loads(pickle.dumps(other)), other.float().double()):
+        tolerance = 1e-12 if twin is not other else 1e-5
+        twin.zero_grad()
+        assert_same(step(twin, images()), expected, tolerance)
 
 
 def test_the_meta_device() -> None:
