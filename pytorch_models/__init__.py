@@ -5,14 +5,25 @@ Every framework package exports these functions, so that `zoo` and the demo reac
 
 from typing import Any
 
+from pytorch_models.checkpoint import load_weights
 from pytorch_models.densenet import DenseNet
 from pytorch_models.devices import check_device, set_seed
 from pytorch_models.measure import measure_step
+from pytorch_models.out_of_memory import is_out_of_memory
 from pytorch_models.training import train
 from zoo.densenet import DenseNetConfig
 from zoo.policy import MemoryPolicy
 
-__all__ = ["DenseNet", "build_model", "check_device", "measure_step", "set_seed", "train"]
+__all__ = [
+    "DenseNet",
+    "build_model",
+    "check_device",
+    "is_out_of_memory",
+    "load_weights",
+    "measure_step",
+    "set_seed",
+    "train",
+]
 
 
 def build_model(config: Any, policy: MemoryPolicy | None = None) -> DenseNet:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from zoo.atomic_write import atomic_write
 from zoo.options import TrainingError
-from zoo.run_folder import atomic_write
+from zoo.run_folder import RunFolder
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
@@ -37,3 +40,37 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     if not isinstance(content, dict):
         raise TrainingError(f"{path} is not a checkpoint: it holds a {type(content).__name__}")
     return content
+
+
+def load_last(run: RunFolder, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The checkpoint that a run is resumed from: model, optimizer, scaler, rows.
+
+    Raises:
+        TrainingError: it cannot be read; says what can be done, and whether the best weights are still good.
+    """
+    try:
+        state = load(run.last, device)
+        missing = sorted({"model", "optimizer", "scaler", "rows"} - set(state))
+        if missing:
+            raise TrainingError(f"{run.last} cannot be read as a checkpoint: it has no {', '.join(missing)}")
+    except TrainingError as error:
+        advice = "restore that file, or start a new run in another --save folder"
+        with contextlib.suppress(TrainingError):
+            load(run.best)
+            advice += f"; {run.best} is whole: zoo.load_run({str(run.folder)!r}) gives its model"
+        raise TrainingError(f"{error}; {advice}") from error
+    return state
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a run's best or last weights into the model they are of.
+
+    Raises:
+        TrainingError: not a whole checkpoint, or one of another model.
+    """
+    state = load(path)
+    weights = state["model"] if "optimizer" in state else state
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise TrainingError(f"{path} is of another model: {str(error).splitlines()[0]}") from error

@@ -113,9 +113,20 @@ class Transition(nn.Sequential):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, out_features, H // 2, W // 2)."""
-        if self.policy.recompute_activations:
-            return norm_act_then(inputs, *self)
-        return super().forward(inputs)
+        if not self.policy.recompute_activations:
+            return super().forward(inputs)
+        tail = [self.conv, self.pool]
+        if self._averages_commute() and why_norm_act_is_plain(*self) is None:
+            tail.reverse()  # the same numbers from a quarter of the convolution's work
+        return norm_act_then(inputs, self.norm, self.relu, *tail)
+
+    def _averages_commute(self) -> bool:
+        """Whether the pool may come before the convolution: one mixes pixels, the other channels alone."""
+        conv, pool = self.conv, self.pool
+        if type(conv) is not nn.Conv2d or type(pool) is not nn.AvgPool2d:
+            return False
+        pointwise = conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0)
+        return pointwise and pool.padding == 0 and pool.divisor_override is None
 
 
 class Features(nn.Sequential):

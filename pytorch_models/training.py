@@ -23,6 +23,7 @@ from zoo.data.image_data import ImageData
 from zoo.options import TrainingError, TrainingOptions, TrainingResult
 from zoo.progress import Progress
 from zoo.run_folder import Row, RunFolder, best_epoch
+from zoo.saved_run import describe_network
 
 CHECK_EVERY = 20  # steps between looks at the loss on a GPU: each look waits for the GPU to catch up
 
@@ -53,7 +54,8 @@ def train(model: nn.Module, data: ImageData, options: TrainingOptions) -> Traini
     devices = devices_for(options.device)
     if options.batch_size < len(devices):
         raise ValueError(f"batch_size={options.batch_size} is less than one image for each of {len(devices)} GPUs")
-    folder = RunFolder.open(options.settings()) if options.save is not None else None
+    network = describe_network(getattr(model, "config", None))
+    folder = RunFolder.open(options.settings(), network=network) if options.save is not None else None
     if len(devices) > 1:
         return train_distributed(model, data, options, devices, folder)
     with explain_out_of_memory(model, data, options, devices[0]):
@@ -227,7 +229,7 @@ class Trainer:
         )
 
     def _restore(self, folder: RunFolder) -> None:
-        state = checkpoint.load(folder.last, self.worker.device)
+        state = checkpoint.load_last(folder, self.worker.device)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
