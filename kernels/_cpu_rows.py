@@ -1,0 +1,193 @@
+"""Access of numba kernels to arrays of channels, (rows, C) or (N, C, P), that may be channel slices of wider buffers.
+
+Arrays go in as contiguous ones of whole buffer rows, because only on such does the compiler make vectors. Work goes by
+*units*, a row of (rows, C) or a plane of (N, C, P), or by the flat order of codes and masks, in segments of units. In
+planes a channel's constants are first spread over a vector, so that one loop serves both layouts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from kernels._cpu_formats import computable
+from kernels._cpu_threads import jit, jit_inline, jit_sum
+from kernels.norm_arguments import Rows
+
+# Values of a plane that are worked on together.
+SEGMENT = 1024
+# Rows summed in float32 before the sums go on in float64.
+ROWS_IN_FLOAT32 = 32
+IDENTITY, RELU, RELU6, LEAKY_RELU = range(4)
+ACTIVATION_NAMES = ("identity", "relu", "relu6", "leaky_relu")
+SIX = 6.0
+
+
+def base_of(array: np.ndarray, name: str) -> np.ndarray:
+    """The array as (outer, values from one row to the next), contiguous.
+
+    The last row of a channel slice reaches past the end of its buffer by what the slice leaves out of a row. Nothing
+    there is touched: kernels go to the slice's end, not to the row's.
+    """
+    plain = computable(array, name)
+    if array.flags.c_contiguous:
+        return plain.reshape(array.shape[0], -1 if array.size else 0)
+    width = int(np.prod(array.shape[1:]))
+    stride = array.strides[0] // array.itemsize if array.shape[0] > 1 else width
+    return np.lib.stride_tricks.as_strided(plain, (array.shape[0], stride), (stride * array.itemsize, array.itemsize))
+
+
+def activation_number(name: str) -> int:
+    """The activation as kernels take it."""
+    return ACTIVATION_NAMES.index(name)
+
+
+def unit_length(rows: Rows) -> int:
+    """Values of a unit that are worked on together."""
+    return rows.channels if rows.inner == 1 else min(rows.inner, SEGMENT)
+
+
+@jit_inline
+def unit_range(t: int, parts: int, outer: int, channels: int, inner: int) -> tuple[int, int, int]:
+    """First and last unit (exclusive) of part t, and the values of a unit."""
+    units, length = (outer, channels) if inner == 1 else (outer * channels, inner)
+    return t * units // parts, (t + 1) * units // parts, length
+
+
+@jit_inline
+def unit_place(unit: int, channels: int, inner: int) -> tuple[int, int]:
+    """Row and (first) channel of a unit."""
+    return (unit, 0) if inner == 1 else (unit // channels, unit % channels)
+
+
+@jit_inline
+def segment(e: int, count: int, channels: int, inner: int) -> tuple[int, int, int, int]:
+    """Where flat element e lies (row, place in the row, channel), and how many of `count` follow it in its unit."""
+    if inner == 1:
+        row = e // channels
+        c = e - row * channels
+        return row, c, c, min(channels - c, count)
+    plane = e // inner
+    place = e - plane * inner
+    row = plane // channels
+    c = plane - row * channels
+    return row, c * inner + place, c, min(inner - place, count)
+
+
+@jit
+def spread(vector: np.ndarray, c: int, buffer: np.ndarray) -> None:
+    """Fill the buffer with a channel's constant."""
+    for j in range(buffer.size):
+        buffer[j] = vector[c]
+
+
+@jit
+def copy(source: np.ndarray, into: np.ndarray) -> None:
+    """Copy a vector to the beginning of another; an assignment of slices would first make a copy of its own."""
+    for j in range(source.size):
+        into[j] = source[j]
+
+
+@jit
+def flush(near: np.ndarray, sums: np.ndarray) -> None:
+    """Move sums of the arithmetic's type into float64 ones, both of shape (2, channels)."""
+    for k in range(2):
+        source, into = near[k], sums[k]
+        for j in range(source.size):
+            into[j] += source[j]
+            source[j] = 0
+
+
+@jit_sum
+def total(vector: np.ndarray) -> Any:
+    """The sum of a vector, in float64."""
+    s = np.float64(0)
+    for j in range(vector.size):
+        s += np.float64(vector[j])
+    return s
+
+
+@jit
+def activate(x: np.ndarray, scale: np.ndarray, shift: np.ndarray, kind: int, slope: float, out: np.ndarray) -> None:
+    """out = activation(x * scale + shift); NaN passes. x and out may be one array."""
+    zero, six = out.dtype.type(0), out.dtype.type(SIX)
+    if kind == LEAKY_RELU:
+        for j in range(x.size):
+            u = x[j] * scale[j]
+            u = u + shift[j]
+            out[j] = u if u > zero else u * slope
+        return
+    if kind == IDENTITY:
+        for j in range(x.size):
+            u = x[j] * scale[j]
+            out[j] = u + shift[j]
+    elif kind == RELU:
+        for j in range(x.size):
+            u = x[j] * scale[j]
+            u = u + shift[j]
+            out[j] = zero if u < zero else u
+    else:
+        for j in range(x.size):
+            u = x[j] * scale[j]
+            u = u + shift[j]
+            u = zero if u < zero else u
+            out[j] = six if u > six else u
+
+
+@jit
+def flag(x: np.ndarray, scale: np.ndarray, shift: np.ndarray, kind: int, flags: np.ndarray) -> None:
+    """The activation's mask, a byte a value: u > 0, or the region of relu6."""
+    zero, six = x.dtype.type(0), x.dtype.type(SIX)
+    if kind == RELU6:
+        for j in range(x.size):
+            u = x[j] * scale[j]
+            u = u + shift[j]
+            flags[j] = np.uint8(0) if u <= zero else (np.uint8(2) if u >= six else np.uint8(1))
+    else:
+        for j in range(x.size):
+            u = x[j] * scale[j]
+            u = u + shift[j]
+            flags[j] = np.uint8(u > zero)
+
+
+@jit
+def gate(
+    d: np.ndarray, x: np.ndarray, scale: np.ndarray, shift: np.ndarray, kind: int, slope: float, out: np.ndarray
+) -> None:
+    """out = d times the activation's derivative at x * scale + shift."""
+    zero, six = out.dtype.type(0), out.dtype.type(SIX)
+    if kind == IDENTITY:
+        for j in range(d.size):
+            out[j] = d[j]
+    elif kind == RELU6:
+        for j in range(d.size):
+            u = x[j] * scale[j]
+            u = u + shift[j]
+            out[j] = zero if u <= zero or u >= six else d[j]
+    elif kind == RELU:
+        for j in range(d.size):
+            u = x[j] * scale[j]
+            u = u + shift[j]
+            out[j] = d[j] if u > zero else zero
+    else:
+        for j in range(d.size):
+            u = x[j] * scale[j]
+            u = u + shift[j]
+            out[j] = d[j] if u > zero else d[j] * slope
+
+
+@jit
+def choose(d: np.ndarray, flags: np.ndarray, kind: int, slope: float, high: float, out: np.ndarray) -> None:
+    """out = d where the flag is 1; else what is left of it: `high` at 2, d * slope for leaky_relu, or 0."""
+    zero = out.dtype.type(0)
+    if kind == IDENTITY:
+        for j in range(d.size):
+            out[j] = d[j]
+    elif kind == LEAKY_RELU:
+        for j in range(d.size):
+            out[j] = d[j] if flags[j] == 1 else d[j] * slope
+    else:
+        for j in range(d.size):
+            other = high if flags[j] == 2 else zero
+            out[j] = d[j] if flags[j] == 1 else other

@@ -1,0 +1,274 @@
+"""The fused passes around normalisation in NumPy: statistics, affine map and activation, coding, gradients.
+
+Arrays are (rows, C), channels last, or (N, C, P), with any stride in the first dimension, so that a channel slice of a
+wider buffer passes. Vectors have one element a channel, float32 (float64 for float64 arrays), the type of arithmetic.
+Codes and masks run over the view in row-major order, without its gaps.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kernels import arguments, checks, norm_arguments
+from kernels._reference_exact import pack_integers, regions, unpack_bits, unpack_regions
+from kernels._reference_group import decode_run, quantize
+from kernels.formats import narrow, widen
+from kernels.quantized import Quantized
+
+
+def channel_statistics(values: np.ndarray, *, dtype: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and biased variance of every channel, better than 1e-6 relative even where |mean| is 300 deviations.
+
+    Raises:
+        TypeError, ValueError: arguments that do not fit; a channel without values.
+    """
+    name = norm_arguments.statistics("channel_statistics", values, dtype).name
+    x = _rows(widen(values, name)).astype(np.float64)
+    kind = np.float64 if name == "float64" else np.float32
+    return x.mean(axis=(0, 2)).astype(kind), x.var(axis=(0, 2)).astype(kind)
+
+
+def affine_activation(
+    values: np.ndarray,
+    scale: np.ndarray,
+    shift: np.ndarray,
+    out: np.ndarray,
+    *,
+    activation: str = "relu",
+    slope: float = 0.0,
+    mask: np.ndarray | None = None,
+    dtype: str | None = None,
+) -> np.ndarray:
+    """out = activation(values * scale + shift), and the activation's mask where an array for it is given.
+
+    Args:
+        values, out: same shape and dtype; out may be values.
+        activation: identity, relu, relu6, or leaky_relu with `slope`.
+        mask: uint8 to write into: 1 bit a value (u > 0), for relu6 2-bit regions.
+    """
+    where = "affine_activation"
+    name = norm_arguments.rows(where, "values", values, dtype, {"out": out}, scale=scale, shift=shift).name
+    norm_arguments.mask(where, activation, mask, values.size, needed=False)
+    u = _affine(_rows(widen(values, name)), scale, shift)
+    if mask is not None:
+        mask.reshape(-1)[...] = _mask(u, activation)
+    _rows(out)[...] = narrow(_activate(u, activation, slope), name).view(out.dtype)
+    return out
+
+
+def normalize_quantize_mask(
+    values: np.ndarray,
+    mean: np.ndarray,
+    inv_std: np.ndarray,
+    scale: np.ndarray,
+    shift: np.ndarray,
+    bits: int,
+    *,
+    seed: int,
+    group: int = 256,
+    start: int = 0,
+    activation: str = "relu",
+    slope: float = 0.0,
+    out: np.ndarray | None = None,
+    wide_minimum: bool = False,
+    codes: np.ndarray | None = None,
+    minima: np.ndarray | None = None,
+    steps: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+    dtype: str | None = None,
+) -> Quantized:
+    """In one read of the values: (values - mean) * inv_std coded by the group quantiser, and the activation's mask.
+
+    Args:
+        out: where given, activation(values * scale + shift) is written there.
+        others: as `quantize` and `affine_activation`.
+
+    Returns:
+        Quantized with its mask (None for identity).
+    """
+    where = "normalize_quantize_mask"
+    vectors = {"mean": mean, "inv_std": inv_std, "scale": scale, "shift": shift}
+    name = norm_arguments.rows(where, "values", values, dtype, {"out": out}, **vectors).name
+    norm_arguments.mask(where, activation, mask, values.size, needed=False)
+    arguments.group_run(where, name, values.size, bits, seed, group, start, wide_minimum, (codes, minima, steps))
+    if mask is None and activation != "identity":
+        mask = np.empty(checks.mask_bytes(activation, values.size), np.uint8)
+    x = _rows(widen(values, name))
+    with np.errstate(all="ignore"):
+        zhat = ((x - mean[:, None]) * inv_std[:, None]).astype(np.float32)
+    coded = quantize(
+        np.ascontiguousarray(zhat),
+        bits,
+        seed=seed,
+        group=group,
+        start=start,
+        wide_minimum=wide_minimum,
+        codes=codes,
+        minima=minima,
+        steps=steps,
+    )
+    u = _affine(x, scale, shift)
+    if mask is not None:
+        mask.reshape(-1)[...] = _mask(u, activation)
+    if out is not None:
+        _rows(out)[...] = narrow(_activate(u, activation, slope), name).view(out.dtype)
+    return Quantized(coded.codes, coded.minima, coded.steps, coded.energy, mask=mask)
+
+
+def dequantize_affine(
+    codes: np.ndarray,
+    minima: np.ndarray,
+    steps: np.ndarray,
+    bits: int,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    out: np.ndarray,
+    *,
+    group: int = 256,
+    activation: str = "relu",
+    slope: float = 0.0,
+    mask: np.ndarray | None = None,
+    dtype: str | None = None,
+) -> np.ndarray:
+    """out = mask * (weight * zhat + bias) with zhat from its codes: the activation rebuilt for a weight's gradient.
+
+    It is never clamped again: where the mask is 1 the noise may make it negative, and cutting that off would shift its
+    mean. relu6 gives 6 where its region is 2; leaky_relu multiplies by `slope` where its bit is 0.
+    """
+    where = "dequantize_affine"
+    name = norm_arguments.rows(where, "out", out, dtype, weight=weight, bias=bias).name
+    run = norm_arguments.coded(where, out, codes, minima, steps, bits, group)
+    norm_arguments.mask(where, activation, mask, out.size, needed=True)
+    zhat = decode_run(codes, minima, steps, run).astype(weight.dtype).reshape(_rows(out).shape)
+    a = _masked(_affine(zhat, weight, bias), mask, activation, slope)
+    if activation == "relu6" and mask is not None:
+        a = np.where(unpack_regions(mask, a.size).reshape(a.shape) == 2, a.dtype.type(6), a)
+    _rows(out)[...] = narrow(a, name).view(out.dtype)
+    return out
+
+
+def norm_backward(
+    d_out: np.ndarray,
+    values: np.ndarray,
+    mean: np.ndarray,
+    inv_std: np.ndarray,
+    scale: np.ndarray,
+    shift: np.ndarray,
+    *,
+    target: np.ndarray,
+    accumulate: bool,
+    activation: str = "relu",
+    slope: float = 0.0,
+    mask: np.ndarray | None = None,
+    dtype: str | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gradient through activation and scale into `target`, and the two sums that the rest of the norm needs.
+
+    d = d_out * activation'(values * scale + shift), or by `mask` where given; target = d * scale, or += if
+    `accumulate`; zhat = (values - mean) * inv_std.
+
+    Returns:
+        sum of d and sum of d * zhat of every channel, in the type of `mean`.
+    """
+    where = "norm_backward"
+    vectors = {"mean": mean, "inv_std": inv_std, "scale": scale, "shift": shift}
+    name = norm_arguments.rows(where, "values", values, dtype, {"d_out": d_out, "target": target}, **vectors).name
+    norm_arguments.mask(where, activation, mask, values.size, needed=False)
+    x = _rows(widen(values, name))
+    if mask is None and activation != "identity":
+        mask = _mask(_affine(x, scale, shift), activation)
+    zhat = (x - mean[:, None]) * inv_std[:, None]
+    d = _masked(_rows(widen(d_out, name)), mask, activation, slope)
+    return _spread(d, zhat, scale, target, accumulate, name)
+
+
+def norm_backward_coded(
+    d_out: np.ndarray,
+    codes: np.ndarray,
+    minima: np.ndarray,
+    steps: np.ndarray,
+    bits: int,
+    scale: np.ndarray,
+    *,
+    target: np.ndarray,
+    accumulate: bool,
+    group: int = 256,
+    activation: str = "relu",
+    slope: float = 0.0,
+    mask: np.ndarray | None = None,
+    dtype: str | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`norm_backward` with zhat from its codes and the activation's mask as kept."""
+    where = "norm_backward_coded"
+    name = norm_arguments.rows(where, "d_out", d_out, dtype, {"target": target}, scale=scale).name
+    run = norm_arguments.coded(where, d_out, codes, minima, steps, bits, group)
+    norm_arguments.mask(where, activation, mask, d_out.size, needed=True)
+    zhat = decode_run(codes, minima, steps, run).reshape(_rows(d_out).shape)
+    d = _masked(_rows(widen(d_out, name)), mask, activation, slope)
+    return _spread(d, zhat, scale, target, accumulate, name)
+
+
+def subtract_norm_terms(
+    target: np.ndarray,
+    values: np.ndarray,
+    mean: np.ndarray,
+    constant: np.ndarray,
+    slope: np.ndarray,
+    *,
+    dtype: str | None = None,
+) -> np.ndarray:
+    """target -= constant + (values - mean) * slope, in place: what the batch statistics take from a norm's gradient."""
+    where = "subtract_norm_terms"
+    vectors = {"mean": mean, "constant": constant, "slope": slope}
+    name = norm_arguments.rows(where, "values", values, dtype, {"target": target}, **vectors).name
+    x, into = _rows(widen(values, name)), _rows(target)
+    terms = constant[:, None] + (x - mean[:, None]) * slope[:, None]
+    into[...] = narrow(widen(into, name) - terms, name).view(target.dtype)
+    return target
+
+
+def _rows(array: np.ndarray) -> np.ndarray:
+    """The array as (outer, C, inner), a view."""
+    return array[:, :, None] if array.ndim == 2 else array
+
+
+def _affine(x: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        return x * scale[:, None] + shift[:, None]
+
+
+def _activate(u: np.ndarray, activation: str, slope: float) -> np.ndarray:
+    if activation == "identity":
+        return u
+    if activation == "leaky_relu":
+        return np.where(u > 0, u, u * u.dtype.type(slope))
+    # Written so that NaN passes, as it does in the frameworks.
+    u = np.where(u < 0, u.dtype.type(0), u)
+    return np.where(u > 6, u.dtype.type(6), u) if activation == "relu6" else u
+
+
+def _mask(u: np.ndarray, activation: str) -> np.ndarray:
+    flat = u.reshape(-1)
+    return (
+        pack_integers(regions(flat, 0.0, 6.0), 2) if activation == "relu6" else np.packbits(flat > 0, bitorder="little")
+    )
+
+
+def _masked(d: np.ndarray, mask: np.ndarray | None, activation: str, slope: float) -> np.ndarray:
+    """d times the activation's derivative; chosen, not multiplied, so that what is masked out may be NaN."""
+    if mask is None:
+        return d
+    flags = unpack_regions(mask, d.size) if activation == "relu6" else unpack_bits(mask, d.size)
+    other = d * d.dtype.type(slope) if activation == "leaky_relu" else d.dtype.type(0)
+    return np.where(flags.reshape(d.shape) == 1, d, other)
+
+
+def _spread(
+    d: np.ndarray, zhat: np.ndarray, scale: np.ndarray, target: np.ndarray, accumulate: bool, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Put d * scale into the target; sum d and d * zhat of every channel."""
+    sums = d.sum(axis=(0, 2), dtype=np.float64), (d.astype(np.float64) * zhat).sum(axis=(0, 2))
+    into = _rows(target)
+    step = d * scale[:, None]
+    into[...] = narrow(widen(into, name) + step if accumulate else step, name).view(target.dtype)
+    return sums[0].astype(scale.dtype), sums[1].astype(scale.dtype)
