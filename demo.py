@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 from zoo import command, frameworks
+from zoo.atomic_write import atomic_write
 from zoo.data.image_data import ImageData
 from zoo.experiment import Experiment, complete, defaults_for_help, plan
+from zoo.measuring import measure_or_explain
 from zoo.options import TrainingOptions, TrainingResult
 from zoo.policy import MemoryPolicy
+from zoo.progress import count
 from zoo.report import MemoryReport, format_comparison, plot_training
-from zoo.run_folder import METRICS
+from zoo.run_folder import METRICS, read_result
 
-PICTURE = "training.png"
+PICTURE, COMPARISON = "training.png", "memory.txt"
 EXAMPLES = """\
   python demo.py                                                    about two minutes, no download
   python demo.py --efficient True --data cifar10 --save runs/x      DenseNet-BC-100 (k=12) as published
@@ -87,6 +92,8 @@ def demo(
     flags = dict(locals())
     with command.expected_errors(command.USAGE):
         experiment = plan(flags)
+    if resume and say_if_finished(experiment):
+        return
     with command.expected_errors(command.FAILED):
         images = experiment.load_data()
     with command.expected_errors(command.USAGE):
@@ -99,23 +106,59 @@ def demo(
     say_what_starts(experiment, images)
     result = framework_package.train(network, images, experiment.options)
     say_what_came(result)
-    comparison = compare_memory(framework_package, experiment, images, result.device) if compare else []
+    draw(experiment, images.name, result.folder)  # before the comparison, which may fail
+    if compare:
+        comparison = compare_memory(framework_package, experiment, images, result.device)
+        draw(experiment, images.name, result.folder, comparison)
     if result.folder is not None:
-        plot_training(result.folder / METRICS, result.folder / PICTURE, comparison)
-        print(f"saved   {result.folder}: config.json, {METRICS}, {PICTURE}, best and last checkpoint")
+        memory = f", {COMPARISON}" if compare else ""
+        print(f"saved   {result.folder}: config.json, {METRICS}, {PICTURE}{memory}, best and last checkpoint")
+
+
+def say_if_finished(experiment: Experiment) -> bool:
+    """Whether the run to be resumed has nothing left to do: then that is said, and how it ended."""
+    options = experiment.options
+    save = Path(str(options.save)).expanduser()
+    result = read_result(save)
+    if result is None or result.get("epochs") != options.n_epochs or not (save / PICTURE).exists():
+        return False
+    if experiment.compare and not (save / COMPARISON).exists():
+        return False
+    accuracy = 100 * float(str(result["test_accuracy"]))
+    print(
+        f"done    {save}: {options.n_epochs} of {count(options.n_epochs, 'epoch')} trained, nothing is left to do; "
+        f"test accuracy {accuracy:.2f} % (weights of epoch {result['best_epoch']})"
+    )
+    return True
 
 
 def say_what_starts(experiment: Experiment, images: ImageData) -> None:
     """What is about to be trained, on what, and how."""
-    options, config = experiment.options, experiment.config
+    options = experiment.options
     held_back = options.valid_size
+    training = len(images.train_labels) - held_back
     print(
-        f"data    {images.name}: {len(images.train_labels) - held_back} training, {held_back} validation and "
+        f"data    {images.name}: {training} training, {held_back} validation and "
         f"{len(images.test_labels)} test images, {len(images.classes)} classes"
     )
-    blocks = "-".join(map(str, config.block_config))
-    print(f"model   DenseNet, blocks {blocks}, growth rate {config.growth_rate}, {experiment.policy}")
-    print(f"train   {options.n_epochs} epochs, batch {options.batch_size}, lr {options.lr:g}, seed {options.seed}")
+    print(f"model   {network_in_words(experiment)}, {experiment.policy}")
+    epochs = count(options.n_epochs, "epoch")
+    print(f"train   {epochs}, batch {options.batch_size}, lr {options.lr:g}, seed {options.seed}")
+    if options.batch_size > training:
+        print(f"note    batch {options.batch_size} is more than the {training} training images: a step takes them all")
+
+
+def network_in_words(experiment: Experiment) -> str:
+    """The shape of the network, on a line."""
+    blocks = "-".join(map(str, experiment.config.block_config))
+    return f"DenseNet, blocks {blocks}, growth rate {experiment.config.growth_rate}"
+
+
+def draw(experiment: Experiment, data: str, folder: Path | None, comparison: Sequence[MemoryReport] = ()) -> None:
+    """The picture of a saved run; nothing for a run that is not saved."""
+    if folder is not None:
+        title = f"{data}: {network_in_words(experiment)}, {experiment.policy} ({folder})"
+        plot_training(folder / METRICS, folder / PICTURE, comparison, title)
 
 
 def say_what_came(result: TrainingResult) -> None:
@@ -128,14 +171,26 @@ def say_what_came(result: TrainingResult) -> None:
 
 
 def compare_memory(package: ModuleType, experiment: Experiment, images: ImageData, device: str) -> list[MemoryReport]:
-    """Measure a training step of the same network, plain and with each way to save memory, and print the table."""
-    shape = (experiment.options.batch_size, *images.train_images.shape[1:])
-    reports = [
-        package.measure_step(package.build_model(experiment.config, policy), shape, device=device)
-        for policy in (MemoryPolicy(), MemoryPolicy(efficient=True, keep_bottleneck=True), MemoryPolicy(efficient=True))
-    ]
-    print(f"memory  of one training step of {shape[0]} images ({device}):")
-    print(format_comparison(reports))
+    """Measure a training step of the same network, plain and with each way to save memory, and print the table.
+
+    What does not fit is said in a line: the trained network is safe, and the other ways are still measured.
+    """
+    options = experiment.options
+    batch = min(options.batch_size, len(images.train_labels) - options.valid_size)
+    shape = (batch, *images.train_images.shape[1:])
+    reports = []
+    for policy in (MemoryPolicy(), MemoryPolicy(efficient=True, keep_bottleneck=True), MemoryPolicy(efficient=True)):
+        try:
+            model = package.build_model(experiment.config, policy)
+            reports.append(measure_or_explain(package, model, shape, device))
+        except MemoryError as error:
+            print(f"memory  {policy} is not in the comparison: {error}")
+    if reports:
+        table = f"memory  of one training step of {count(batch, 'image')} ({device}):\n{format_comparison(reports)}\n"
+        print(table, end="")
+        if options.save is not None:
+            with atomic_write(Path(options.save).expanduser() / COMPARISON) as file:
+                file.write(table.encode())
     return reports
 
 

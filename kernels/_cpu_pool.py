@@ -51,7 +51,8 @@ def pool_plane(x: np.ndarray, geometry: np.ndarray, best: np.ndarray, position: 
                 offset, here = b * dw - pw, np.uint16(a * kw + b)
                 first, last = inside(offset, sw, ow, width)
                 for j in range(first, last):
-                    value = line[j * sw + offset]
+                    # Unsigned, for else the compiler has to provide for an index from the end.
+                    value = line[np.uint64(j * sw + offset)]
                     better = value > tops[j] or value != value
                     tops[j] = value if better else tops[j]
                     places[j] = here if better else places[j]

@@ -77,7 +77,6 @@ def move_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray) ->
     """
     full, few, mask, places, compress, rooms = args
     q, room = scratch[t], rooms[t]
-    zero = full.dtype.type(0)
     for b in range(t * places.size // parts, (t + 1) * places.size // parts):
         begin = places[b]
         for first in range(b * BLOCK, min((b + 1) * BLOCK, full.size), SPAN):
@@ -96,7 +95,7 @@ def move_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray) ->
                 for j in range(source.size):
                     room[j] = source[j]
                 for j in range(count):
-                    part[j] = room[k] if q[j] else zero
+                    part[j] = room[k] * full.dtype.type(q[j])
                     k += q[j]
             begin += k
 

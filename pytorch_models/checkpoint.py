@@ -35,7 +35,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = (str(error) or "it ends too early").splitlines()[0]
+        reason = (str(error) or "it ends too early").splitlines()[0].partition(". ")[0]  # the rest is general advice
         raise TrainingError(f"{path} cannot be read as a checkpoint: {reason}") from error
     if not isinstance(content, dict):
         raise TrainingError(f"{path} is not a checkpoint: it holds a {type(content).__name__}")

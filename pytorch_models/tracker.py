@@ -36,6 +36,7 @@ class MemoryTracker(TorchDispatchMode):
         external: tensors that exist already (parameters, buffers, inputs); views of them are not counted.
 
     Example:
+        >>> import torch
         >>> with MemoryTracker() as tracker:
         ...     total = torch.ones(256, 1024).add(1).sum()
         >>> tracker.peak_bytes // 2**20

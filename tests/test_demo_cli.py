@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from zoo.command import how_to_install
 from zoo.experiment import complete, find_network, plan
 from zoo.flags import flags_of
 from zoo.run_folder import RunFolderError
@@ -173,19 +174,21 @@ def test_missing_files_offline_are_named_quickly(tmp_path: Path) -> None:
 
 @pytest.mark.quick
 @pytest.mark.parametrize(
-    ("absent", "install"),
-    [("torch", "memory-efficient-zoo[torch]"), ("fire", "memory-efficient-zoo[demo]"), ("matplotlib", "[demo]")],
+    ("absent", "words"),
+    [("torch", "torch is not installed: "), ("fire", "fire is not installed: "), ("matplotlib", "needs matplotlib")],
 )
-def test_a_missing_package_is_named(tmp_path: Path, absent: str, install: str) -> None:
+def test_a_missing_package_is_named(tmp_path: Path, absent: str, words: str) -> None:
     program = (
         "import importlib.util, sys; find = importlib.util.find_spec\n"
         f"importlib.util.find_spec = lambda name, *rest: None if name == {absent!r} else find(name, *rest)\n"
-        f"sys.modules[{absent!r}] = None; import demo; sys.exit(demo.main(sys.argv[1:]))\n"
+        f"sys.modules[{absent!r}] = None; sys.prefix = {str(ROOT / '.venv')!r}\n"
+        "import demo; sys.exit(demo.main(sys.argv[1:]))\n"
     )
     command = [sys.executable, "-c", program, "--data", "synthetic", "--save", str(tmp_path / "run")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert install in done.stderr
+    assert words in done.stderr
+    assert f"in {ROOT}, run `make demo`, or `pip install -c constraints.txt" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
 
@@ -194,3 +197,44 @@ def test_a_missing_package_is_named(tmp_path: Path, absent: str, install: str) -
 def test_positional_data_and_save_still_work() -> None:
     assert list(DEFAULTS)[:2] == ["data", "save"]
     assert [flag.name for flag in flags_of(demo.demo) if flag.positional] == ["data", "save"]
+
+
+@pytest.mark.quick
+def test_a_venv_that_has_everything_is_named_first(tmp_path: Path) -> None:
+    assert how_to_install(tmp_path).startswith(f"in {tmp_path}, run `make demo`, or `pip install -c constraints.txt -e")
+    packages = tmp_path / ".venv" / "lib" / "python3.12" / "site-packages"
+    for name in ("fire", "torch", "matplotlib"):
+        (packages / name).mkdir(parents=True)
+    (tmp_path / ".venv" / "bin").mkdir()
+    (tmp_path / ".venv" / "bin" / "python").write_text("")
+    assert how_to_install(tmp_path).startswith("run it as `.venv/bin/python demo.py ...`")
+    (packages / "fire").rmdir()
+    assert "make demo" in how_to_install(tmp_path)
+
+
+@pytest.mark.quick
+def test_one_way_to_save_memory_clears_a_resumed_runs_other_one(tmp_path: Path) -> None:
+    def resumed(saved: dict[str, object], **given: bool | int) -> tuple[object, ...]:
+        flags = {**DEFAULTS, "data": "digits", **saved}
+        (tmp_path / "config.json").write_text(json.dumps({"flags": flags}))
+        policy = plan(complete({"save": str(tmp_path), "resume": True, **given}, DEFAULTS)).policy
+        return policy.efficient, policy.keep_bottleneck, policy.opt_memory
+
+    assert resumed({"opt_memory": 3}) == (False, False, 3)
+    assert resumed({"opt_memory": 3}, efficient=True) == (True, False, None)
+    assert resumed({"efficient": True, "keep_bottleneck": True}, opt_memory=2) == (False, False, 2)
+    assert resumed({"efficient": True, "keep_bottleneck": True}, efficient=False) == (False, False, None)
+    assert resumed({"efficient": True}, keep_bottleneck=True) == (True, True, None)
+    with pytest.raises(ValueError, match="both say what to keep"):
+        resumed({}, efficient=True, opt_memory=3)
+
+
+@pytest.mark.quick
+def test_paths_of_data_are_kept_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine" / "cifar-10-batches-bin").mkdir(parents=True)
+    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
+        (tmp_path / "mine" / "cifar-10-batches-bin" / f"{name}.bin").write_bytes(bytes(3073))
+    monkeypatch.chdir(tmp_path)
+    settings = plan(complete({"data": "mine", "data_dir": "files"}, DEFAULTS)).options.settings()
+    assert (settings["data"], settings["data_dir"]) == (str(tmp_path / "mine"), str(tmp_path / "files"))
+    assert plan(complete({"data": "digits"}, DEFAULTS)).options.settings()["data"] == "digits"

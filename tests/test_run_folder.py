@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
 from pathlib import Path
 
 import pytest
 
+from zoo.atomic_write import DiskFullError, atomic_write
 from zoo.run_folder import (
     METRICS_COLUMNS,
     RunFolder,
     RunFolderError,
-    atomic_write,
     best_epoch,
     check_save_folder,
     read_flags,
@@ -141,7 +143,64 @@ def test_what_a_killed_writer_left_does_not_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("accuracies", "best"), [([0.1, 0.5, 0.3], 2), ([0.5, 0.5], 1), ([None, None, None], 3), ([0.0], 1)]
+    ("accuracies", "losses", "best"),
+    [
+        ([0.1, 0.5, 0.3], [1, 2, 0], 2),
+        ([0.5, 0.5, 0.4], [2, 1, 0], 2),
+        ([0.5, 0.5], [1, 2], 1),
+        ([0.5, 0.5], [1, 1], 1),
+        ([0.5, 0.5], [math.nan, 9], 2),
+        ([None, None, None], [None, None, None], 3),
+        ([0.0], [1], 1),
+    ],
 )
-def test_best_epoch(accuracies: list[float | None], best: int) -> None:
-    assert best_epoch([{"valid_accuracy": value} for value in accuracies]) == best
+def test_best_epoch_is_the_most_accurate_then_the_one_of_lower_loss(
+    accuracies: list[float | None], losses: list[float | None], best: int
+) -> None:
+    pairs = zip(accuracies, losses, strict=True)
+    assert best_epoch([{"valid_accuracy": accuracy, "valid_loss": loss} for accuracy, loss in pairs]) == best
+
+
+def test_finished_epochs_without_their_checkpoint_are_not_started_over(tmp_path: Path) -> None:
+    run = started(tmp_path / "run")
+    run.best.write_text("weights of a first epoch whose last.pt was never written")
+    check_save_folder(run.folder, resume=True)
+    run.write_metrics([dict.fromkeys(METRICS_COLUMNS, 1)])
+    before = {path: path.read_bytes() for path in run.folder.iterdir()}
+    for flags in ({}, {"lr": 0.1}):
+        with pytest.raises(RunFolderError, match=r"holds 1 finished epoch, but not their checkpoint .*another --save"):
+            started(run.folder, resume=True, **flags)
+    assert {path: path.read_bytes() for path in run.folder.iterdir()} == before
+    run.last.write_text("checkpoint")
+    started(run.folder, resume=True)
+
+
+def test_a_damaged_config_says_what_is_left(tmp_path: Path) -> None:
+    run = started(tmp_path / "run")
+    (run.folder / "config.json").write_text("{")
+    with pytest.raises(RunFolderError, match=r"restore it, or give another --save folder to start anew$"):
+        read_flags(run.folder)
+    run.best.write_text("weights")
+    with pytest.raises(RunFolderError, match=r"best\.pt still holds the best weights"):
+        read_flags(run.folder)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_full_disk_names_the_folder_and_keeps_the_old_file(tmp_path: Path, wrapped: bool) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fill() -> None:
+        with atomic_write(path):
+            try:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            except OSError:
+                if not wrapped:
+                    raise
+                raise RuntimeError("the writer's own words")  # noqa: B904
+
+    with pytest.raises(
+        DiskFullError, match=rf"no room for file in {tmp_path} \(No space left on device\); .*make room"
+    ):
+        fill()
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("file", b"old")]

@@ -11,21 +11,22 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from zoo import densenet, frameworks
 from zoo.choices import unknown
+from zoo.measuring import IMAGE_CHANNELS, image_size_for, measure_or_explain
 from zoo.policy import MemoryPolicy
 from zoo.report import MemoryReport
 
 __version__ = "0.1.0"
-__all__ = ["MemoryPolicy", "MemoryReport", "create_model", "find_config", "list_models", "measure"]
+__all__ = ["MemoryPolicy", "MemoryReport", "create_model", "find_config", "list_models", "load_run", "measure"]
 
 FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType({"densenet": densenet.VARIANTS})
 
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
-_SMALL_IMAGE_SIZE, _LARGE_IMAGE_SIZE, _IMAGE_CHANNELS = 32, 224, 3
 
 
 def list_models(family: str | None = None) -> list[str]:
@@ -101,6 +102,30 @@ def create_model(
     return frameworks.load(framework).build_model(config, policy)
 
 
+def load_run(folder: str | Path, framework: str = "torch", epoch: str = "best") -> Any:
+    """The trained network of a run saved by `demo.py --save` or by `train`, built from its config.json.
+
+    Args:
+        folder: what was given as --save.
+        framework: where to build it; the run must have been trained there.
+        epoch: "best" (by validation accuracy) or "last".
+
+    Returns:
+        A model on the CPU, in training mode as a new one is: call `model.eval()` to classify with it.
+
+    Raises:
+        zoo.run_folder.RunFolderError: no run there, or its config.json does not tell the network.
+        zoo.options.TrainingError: the weights cannot be read, or are those of another network.
+        ValueError: no such framework or epoch.
+        ImportError: the framework is not installed.
+
+    After `python demo.py --save runs/x`: `model = zoo.load_run("runs/x").eval()`.
+    """
+    from zoo.saved_run import load_run as load  # needs importlib.metadata, which takes half of `import zoo`'s time
+
+    return load(folder, framework, epoch)
+
+
 def measure(
     name_or_model: Any,
     framework: str = "torch",
@@ -120,8 +145,9 @@ def measure(
         flags: for a name, what `create_model` takes; a model has its own already.
 
     Raises:
-        ValueError, TypeError, ImportError: as `create_model`; a size below 1; a device that does not exist or is not
-            there; a model whose image size is unknown.
+        ValueError, TypeError, ImportError: as `create_model`; a size below 1, or too small for the network; a device
+            that does not exist or is not there; a model whose image size is unknown.
+        MemoryError: the step does not fit; says how many bytes it needs.
 
     Example:
         >>> report = zoo.measure("densenet_bc_40_12", batch_size=2, efficient=True)
@@ -136,19 +162,11 @@ def measure(
         given = ", ".join(flags)
         raise TypeError(f"measure: {given} given with a model that is built already: give its name instead")
     model = create_model(name_or_model, framework, **flags) if isinstance(name_or_model, str) else name_or_model
-    size = image_size if image_size is not None else _published_size(model)
+    size = image_size_for(model, image_size, batch_size)
     package = frameworks.load(framework)
     package.check_device(device, False)
-    report = package.measure_step(model, (batch_size, _IMAGE_CHANNELS, size, size), device=device)
+    report = measure_or_explain(package, model, (batch_size, IMAGE_CHANNELS, size, size), device)
     return dataclasses.replace(report, model=name_or_model) if isinstance(name_or_model, str) else report
-
-
-def _published_size(model: Any) -> int:
-    small_inputs = getattr(getattr(model, "config", None), "small_inputs", None)
-    if small_inputs is None:
-        kind = type(model).__name__
-        raise ValueError(f"measure: {kind} has no config that tells its image size: give image_size=<pixels>")
-    return _SMALL_IMAGE_SIZE if small_inputs else _LARGE_IMAGE_SIZE
 
 
 def _check_size(argument: str, value: object, may_be_none: bool) -> None:

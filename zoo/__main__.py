@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import zoo
 from zoo import flags
+from zoo.broken_pipe import give_up_output
 from zoo.choices import unknown
 from zoo.report import format_comparison, format_report
 
@@ -86,7 +87,15 @@ DEFAULT_HELP: Mapping[str, str] = MappingProxyType(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 2 for a mistake in the command line, which is one line on stderr."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return give_up_output()
+    return status
+
+
+def _run(words: list[str]) -> int:
     name = words[0] if words else "--help"
     if name in ("--help", "-h", "help"):
         print(help_text())
@@ -99,8 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DONE
     try:
         return command(**flags.parse(words[1:], flags.flags_of(command)))
-    except (ValueError, ImportError) as error:
-        return _refuse(f"zoo {name}", str(error))
+    except (ValueError, TypeError, ImportError) as error:
+        return _refuse(f"zoo {name}", str(error).removeprefix(f"{name}: "))
+    except MemoryError as error:
+        return _refuse(f"zoo {name}", str(error) or "out of memory", SOMETHING_BROKEN)
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -126,9 +137,9 @@ def _summary(command: Callable[..., int]) -> str:
     return str(command.__doc__).partition("\n")[0]
 
 
-def _refuse(who: str, message: str) -> int:
+def _refuse(who: str, message: str, status: int = USER_ERROR) -> int:
     sys.stderr.write(f"{who}: {message}\n")
-    return USER_ERROR
+    return status
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ def unknown(kind: str, came: object, valid: Iterable[str]) -> str:
 
     Example:
         >>> unknown("framework", "touch", ["torch"])
-        "unknown framework 'touch': did you mean torch? There is: torch"
+        "unknown framework 'touch': did you mean torch? Known: torch"
     """
     names = list(valid)
     plain = {_plain(name): name for name in names}
     close = [plain[key] for key in difflib.get_close_matches(_plain(str(came)), plain, n=3, cutoff=0.5)]
-    question = f" did you mean {' or '.join(close)}?" if close else ""
-    return f"unknown {kind} {came!r}:{question} There is: {', '.join(names)}"
+    hint = f": did you mean {' or '.join(close)}? Known: " if close else "; known: "
+    return f"unknown {kind} {came!r}{hint}{', '.join(names)}"
 
 
 def _plain(name: str) -> str:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from zoo.atomic_write import DiskFullError
+from zoo.broken_pipe import BROKEN_PIPE, give_up_output
 from zoo.flags import Flag, Value, as_arguments, flags_of, help_lines, help_text, parse
 from zoo.options import TrainingError
-from zoo.run_folder import RunFolderError, holds_run
+from zoo.run_folder import RunFolderError, finished_epochs, holds_run, read_result
 
 FAILED, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
@@ -61,21 +65,30 @@ def run(
     program = "demo.py"
     flags = flags_of(function)
     defaults = {flag.name: flag.default for flag in flags}
-    if {"-h", "--help"} & set(arguments):
-        sys.stdout.write(help_page(program, function, flags, examples, words(defaults)))
-        return 0
     save: Value = None
     try:
+        if {"-h", "--help"} & set(arguments):
+            sys.stdout.write(help_page(program, function, flags, examples, words(defaults)))
+            sys.stdout.flush()
+            return 0
         with expected_errors(USAGE):
             values = complete(parse(arguments, flags), defaults)
         save = values.get("save")
         with _sigterm_raises():
             _fire(program, function, values)
+            sys.stdout.flush()
+    except BrokenPipeError:
+        give_up_output()
+        return _say(program, _how_to_go_on(program, save), BROKEN_PIPE) if isinstance(save, str) else BROKEN_PIPE
+    except DiskFullError as error:
+        return _say(program, f"{error}\n{_how_to_go_on(program, save)}", FAILED)
     except Stop as stop:
         return _say(program, str(stop), stop.code)
     except RunFolderError as error:
         return _say(program, str(error), USAGE)
-    except (TrainingError, OSError, ImportError) as error:
+    except ImportError as error:
+        return _say(program, _with_what_works_here(str(error)), FAILED)
+    except (TrainingError, OSError) as error:
         return _say(program, str(error), FAILED)
     except KeyboardInterrupt as interrupt:
         code = TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
@@ -124,8 +137,30 @@ def _sigterm_raises() -> Iterator[None]:
 def _how_to_go_on(program: str, save: Value) -> str:
     if not isinstance(save, str) or not holds_run(save):
         return "stopped; nothing was saved"
+    if read_result(save) is not None:
+        return f"stopped; the training itself is finished and saved in {save}"
     again = f"python {program} --save {shlex.quote(save)} --resume True"
+    if not finished_epochs(save):
+        return f"stopped before the first epoch was finished; start it again with: {again}"
     return f"stopped; go on from the last finished epoch with: {again}"
+
+
+def _with_what_works_here(message: str) -> str:
+    """A message with the commands that really install what is missing, where this is a checkout of the project."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / "demo.py").is_file():
+        return message
+    return re.sub(r"pip install 'memory-efficient-zoo\[[\w,]+\]'", lambda _: how_to_install(root), message)
+
+
+def how_to_install(root: Path) -> str:
+    """The commands that bring what the demo needs, in a checkout of the project: its own .venv first, if it has all."""
+    own = root / ".venv" / "bin" / "python"
+    has_all = all(any(root.glob(f".venv/lib/python*/site-packages/{name}")) for name in ("fire", "torch", "matplotlib"))
+    here = Path(sys.prefix).resolve() == (root / ".venv").resolve()
+    if own.exists() and has_all and not here:
+        return f"run it as `.venv/bin/python demo.py ...` in {root}, where everything is installed"
+    return f"in {root}, run `make demo`, or `pip install -c constraints.txt -e '.[torch,demo]'`"
 
 
 def _say(program: str, message: str, code: int) -> int:

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -111,8 +112,13 @@ def complete(given: Mapping[str, Value], defaults: Mapping[str, Value]) -> dict[
         filled |= WITHOUT_DATA
         if given.get("model", FAMILY) != FAMILY:
             filled["depth"] = None
-        if given.get("opt_memory") is not None:
-            filled["efficient"] = False
+    # One way to save memory that is given clears the other one, where that is only a default or a resumed run's.
+    if given.get("opt_memory") is not None:
+        filled |= {"efficient": False, "keep_bottleneck": False}
+    elif given.get("efficient") or given.get("keep_bottleneck"):
+        filled["opt_memory"] = None
+    if given.get("efficient") is False:
+        filled["keep_bottleneck"] = False
     return {**filled, **{name: value for name, value in given.items() if not (name == "data" and value is None)}}
 
 
@@ -128,11 +134,13 @@ def plan(flags: Mapping[str, Any]) -> Experiment:
     config = find_network(flags)
     policy = MemoryPolicy(flags["efficient"], flags["keep_bottleneck"], flags["opt_memory"])
     chosen = {field.name: flags[field.name] for field in dataclasses.fields(TrainingOptions) if field.name in flags}
-    description = {name: value for name, value in flags.items() if name not in chosen}
     if chosen["valid_size"] is None:
         del chosen["valid_size"]
-    options = TrainingOptions(**chosen, description=description)
+    TrainingOptions(**chosen)  # before the data is looked for: what is wrong in itself is told first
     zoo.data.check(flags["data"], flags["data_dir"])
+    flags = _with_whole_paths(flags)
+    description = {name: value for name, value in flags.items() if name not in TrainingOptions.__dataclass_fields__}
+    options = TrainingOptions(**chosen, description=description)
     missing = frameworks.why_missing(framework)
     if missing:
         raise ImportError(missing)
@@ -143,6 +151,12 @@ def plan(flags: Mapping[str, Any]) -> Experiment:
         check_save_folder(options.save, options.resume, flags)
     asked = {name: flags[name] for name in ("framework", "data", "data_dir", "download", "compare")}
     return Experiment(config=config, policy=policy, options=options, **asked)
+
+
+def _with_whole_paths(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags with absolute paths of the data: a saved run can be resumed from another folder."""
+    paths = ["data_dir"] if flags["data"] in zoo.data.DATASETS else ["data_dir", "data"]
+    return {**flags, **{name: str(Path(flags[name]).expanduser().absolute()) for name in paths}}
 
 
 def _require(module: str, what: str, install: str) -> None:

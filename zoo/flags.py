@@ -85,7 +85,8 @@ def parse(arguments: Sequence[str], flags: Sequence[Flag]) -> dict[str, Value]:
         if _is_value(token):
             flag = next((flag for flag in free if flag.name not in given), None)
             if flag is None:
-                raise FlagError(f"{token!r} belongs to no flag: write --<flag> {token}")
+                advice = f"write --<flag> {token}" if flags else "this command takes no flags"
+                raise FlagError(f"{token!r} belongs to no flag: {advice}")
             given[flag.name] = convert(flag, token)
             continue
         name, equals, text = token.partition("=")
@@ -178,4 +179,5 @@ def _find(name: str, by_name: Mapping[str, Flag]) -> tuple[Flag, bool]:
             return negated, True
     close = difflib.get_close_matches(plain.lstrip("-_"), by_name, n=1, cutoff=0.5)
     question = f"; did you mean --{close[0]}?" if close else ""
-    raise FlagError(f"unknown flag {name}{question} (--help lists all flags)")
+    advice = " (--help lists all flags)" if by_name else ": this command takes no flags, leave it out"
+    raise FlagError(f"unknown flag {name}{question}{advice}")

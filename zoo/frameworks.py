@@ -18,7 +18,7 @@ class Framework:
 
     Args:
         name: what people type.
-        package: this project's package for it; exports build_model, measure_step, train, set_seed, check_device.
+        package: this project's package for it; exports what `pytorch_models.__all__` names, but the classes.
         module: the framework's own import name.
         distribution: its name on the package index.
         extra: the extra of this project that installs it.

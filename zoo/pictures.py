@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo.atomic_write import atomic_write
 from zoo.report import MIB, MemoryReport
-from zoo.run_folder import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 BLUE, ORANGE = "#0072B2", "#E69F00"
 PART_COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
 MARKERS_UP_TO_EPOCHS = 30
+TITLE_COLUMNS = 110
 
 
-def draw_training(metrics_csv: Path, png: Path, comparison: Sequence[MemoryReport] = ()) -> None:
+def draw_training(metrics_csv: Path, png: Path, comparison: Sequence[MemoryReport] = (), title: str = "") -> None:
     """See `zoo.report.plot_training`."""
     columns = read_metrics(metrics_csv)
     try:
@@ -37,7 +39,14 @@ def draw_training(metrics_csv: Path, png: Path, comparison: Sequence[MemoryRepor
     loss, accuracy = panels[0].subplots(1, 2)
     _draw_curves(loss, columns, "loss", "nats", scale=1)
     _draw_curves(accuracy, columns, "accuracy", "%", scale=100)
+    if len(columns["epoch"]) == 1:  # around a single point matplotlib would choose limits that say nothing
+        loss.set_ylim(0, 1.1 * loss.get_ylim()[1])
+        accuracy.set_ylim(0, 101)
     accuracy.set_ylim(top=min(accuracy.get_ylim()[1], 101))
+    if accuracy.lines:  # below both, where it covers no curve
+        panels[0].legend(handles=accuracy.lines, frameon=False, loc="outside lower center", ncols=2)
+    if title:
+        figure.suptitle(textwrap.fill(title, TITLE_COLUMNS), fontsize="medium")
     if comparison:
         _draw_memory(panels[1], comparison)
     _save(figure, png)
@@ -81,10 +90,9 @@ def _draw_curves(axes: Axes, columns: Mapping[str, list[float]], quantity: str, 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(epochs) == 1:
         axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
+        axes.set_xticks(epochs)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    if axes.lines:
-        axes.legend(frameon=False)
 
 
 def _draw_memory(panel: SubFigure, comparison: Sequence[MemoryReport]) -> None:

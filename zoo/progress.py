@@ -9,6 +9,16 @@ from typing import TextIO, TypeVar
 Item = TypeVar("Item")
 
 
+def count(number: int, what: str) -> str:
+    """A number of things in words.
+
+    Example:
+        >>> count(1, "epoch"), count(2, "epoch")
+        ('1 epoch', '2 epochs')
+    """
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 class Progress:
     """Writes a run's progress to a stream; silent when not `enabled`.
 

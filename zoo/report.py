@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MIB = 2**20
+COLUMNS_MEAN = (
+    "saved = kept for the backward pass when the forward pass ends; peak = the most allocated at any moment "
+    "of the step, model and input excluded."
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class MemoryReport:
         peak_bytes: the most allocated during the step, model and inputs excluded.
         parts: what was allocated at the peak; adds up to `peak_bytes`.
         model_bytes: parameters and buffers.
-        step_seconds: time of one step; None = not measured.
+        step_seconds: time of one step, the median of several; None = not measured.
         rows: saved bytes layer by layer; may be empty.
 
     Raises:
@@ -80,9 +84,10 @@ def format_report(report: MemoryReport, rows: bool = True) -> str:
     parts.append(("peak, model and input excluded", _mib(report.peak_bytes), ""))
     parts.append(("model (parameters and buffers)", _mib(report.model_bytes), ""))
     lines += _table(("at the peak", "MiB", "share"), parts, left={0})
-    lines += ["", f"saved for the backward pass: {_mib(report.saved_bytes)} MiB"]
+    saved = f"saved for the backward pass, at the end of the forward pass: {_mib(report.saved_bytes)} MiB"
+    lines += ["", f"{saved} (the parts above are those of the moment of the peak)"]
     if report.step_seconds is not None:
-        lines.append(f"time of a step: {_seconds(report.step_seconds)} s")
+        lines.append(f"median time of a step: {_seconds(report.step_seconds)} s")
     if rows and report.rows:
         layers = [(row.name, _mib(row.saved_bytes), row.kept) for row in report.rows]
         lines += ["", *_table(("layer", "saved MiB", "kept"), layers, left={0, 2})]
@@ -90,7 +95,7 @@ def format_report(report: MemoryReport, rows: bool = True) -> str:
 
 
 def format_comparison(reports: Sequence[MemoryReport]) -> str:
-    """Several measurements of one model as a table; ratios are to the first.
+    """Several measurements of one model as a table, and what its columns mean; ratios are to the first.
 
     Raises:
         ValueError: no reports.
@@ -102,6 +107,7 @@ def format_comparison(reports: Sequence[MemoryReport]) -> str:
         (
             report.policy,
             _mib(report.saved_bytes),
+            _ratio(report.saved_bytes, first.saved_bytes),
             _mib(report.peak_bytes),
             _ratio(report.peak_bytes, first.peak_bytes),
             _seconds(report.step_seconds),
@@ -109,12 +115,14 @@ def format_comparison(reports: Sequence[MemoryReport]) -> str:
         )
         for report in reports
     ]
-    return "\n".join(_table(("policy", "saved MiB", "peak MiB", "ratio", "step s", "ratio"), rows, left={0}))
+    heads = ("policy", "saved MiB", "saved ratio", "peak MiB", "peak ratio", "median step s", "time ratio")
+    return "\n".join([*_table(heads, rows, left={0}), COLUMNS_MEAN])
 
 
-def plot_training(metrics_csv: Path, png: Path, comparison: Sequence[MemoryReport] = ()) -> None:
+def plot_training(metrics_csv: Path, png: Path, comparison: Sequence[MemoryReport] = (), title: str = "") -> None:
     """Write a picture of a run: loss and accuracy per epoch, and the memory of `comparison`, if any, as bars.
 
+    `title`, if any, stands above it all and says what was run.
     Needs matplotlib (imported only here) and no display; `png` is replaced in one step.
 
     Raises:
@@ -124,7 +132,7 @@ def plot_training(metrics_csv: Path, png: Path, comparison: Sequence[MemoryRepor
     """
     from zoo.pictures import draw_training
 
-    draw_training(Path(metrics_csv), Path(png), comparison)
+    draw_training(Path(metrics_csv), Path(png), comparison, title)
 
 
 def _mib(size: int) -> str:
@@ -132,7 +140,9 @@ def _mib(size: int) -> str:
 
 
 def _seconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds:.3f}"
+    if seconds is None:
+        return "-"
+    return f"{seconds:.2f}" if seconds >= 0.1 else f"{seconds:.4f}"  # a GPU's step may take milliseconds
 
 
 def _share(part: float, whole: float) -> str:

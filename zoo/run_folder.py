@@ -6,16 +6,18 @@ import contextlib
 import csv
 import io
 import json
-import os
+import math
 import platform
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import cast
 
 import zoo
+from zoo.atomic_write import atomic_write
+from zoo.progress import count
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.csv", "result.json"
 METRICS_COLUMNS = (
@@ -55,7 +57,8 @@ def check_save_folder(save: str | Path, resume: bool = False, flags: Mapping[str
         flags: what the resumed run must have been started with; flags it does not name are not compared.
 
     Raises:
-        RunFolderError: not a folder, not writable, holds a run (without `resume`), holds none or another (with).
+        RunFolderError: not a folder, not writable, holds a run (without `resume`); holds none, another, or one
+            whose checkpoint is missing (with).
     """
     folder = Path(save).expanduser()
     try:
@@ -85,16 +88,57 @@ def read_flags(save: str | Path) -> dict[str, object]:
         RunFolderError: no run there, or its config.json cannot be read.
     """
     path = Path(save).expanduser() / CONFIG
-    try:
-        flags = json.loads(path.read_text(encoding="utf-8"))["flags"]
-    except FileNotFoundError:
-        message = f"nothing to resume: {path} does not exist; start the run without --resume"
-        raise RunFolderError(message) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{path} is not the config.json of a run ({error}): give another --save folder") from None
+    if not path.exists():
+        raise RunFolderError(f"nothing to resume: {path} does not exist; start the run without --resume")
+    flags = read_config(save).get("flags")
     if not isinstance(flags, dict):
-        raise RunFolderError(f"{path} is not the config.json of a run (flags: {flags!r}): give another --save folder")
+        raise RunFolderError(_no_config(path, f"flags: {flags!r}"))
     return flags
+
+
+def read_config(save: str | Path) -> dict[str, object]:
+    """All that a saved run's config.json holds: flags, network, versions.
+
+    Raises:
+        RunFolderError: no run there, or its config.json cannot be read.
+    """
+    path = Path(save).expanduser() / CONFIG
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunFolderError(f"{path} does not exist: give the --save folder of a run") from None
+    except (OSError, ValueError) as error:
+        raise RunFolderError(_no_config(path, error)) from None
+    if not isinstance(content, dict):
+        raise RunFolderError(_no_config(path, f"it holds {content!r}"))
+    return content
+
+
+def _no_config(path: Path, reason: object) -> str:
+    weights = sorted(path.parent.glob("best.*"))
+    kept = f"; {weights[0]} still holds the best weights" if weights else ""
+    return (
+        f"{path} is not the config.json of a run ({reason}): restore it, "
+        f"or give another --save folder to start anew{kept}"
+    )
+
+
+def finished_epochs(save: str | Path) -> int:
+    """Epochs that metrics.csv tells of; 0 where there is none."""
+    try:
+        lines = (Path(save).expanduser() / METRICS).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return 0
+    return max(0, len(lines) - 1)
+
+
+def read_result(save: str | Path) -> dict[str, object] | None:
+    """How a finished run ended, or None for one that has not ended (or whose result.json cannot be read)."""
+    try:
+        content = json.loads((Path(save).expanduser() / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 @dataclass(frozen=True)
@@ -110,8 +154,12 @@ class RunFolder:
     suffix: str = ".pt"
 
     @classmethod
-    def open(cls, settings: Mapping[str, object], suffix: str = ".pt") -> RunFolder:
+    def open(
+        cls, settings: Mapping[str, object], suffix: str = ".pt", network: Mapping[str, object] | None = None
+    ) -> RunFolder:
         """Start the run `settings["save"]` names, or (with `settings["resume"]`) go on with it.
+
+        `network` is the model's family and every field of its config: what the weights can be loaded into.
 
         Raises:
             RunFolderError: see `check_save_folder`.
@@ -128,7 +176,7 @@ class RunFolder:
                 run._add_to_config("resumed_with", changed)
         else:
             run.folder.mkdir(parents=True, exist_ok=True)
-            run._write_json(CONFIG, {"flags": settings, "versions": versions(), "resumed_with": []})
+            run._write_json(CONFIG, {"flags": settings, "network": network, "versions": versions(), "resumed_with": []})
         return run
 
     @property
@@ -164,33 +212,20 @@ class RunFolder:
             file.write((json.dumps(content, indent=2, default=str) + "\n").encode())
 
 
-@contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that becomes `path` in one step when the block ends well, and leaves no trace when it does not."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # the new name itself must survive a power cut
-        handle = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 def best_epoch(rows: list[Row]) -> int:
-    """The first epoch (from 1) with the highest validation accuracy; without validation images, the last."""
-    accuracies = [row["valid_accuracy"] for row in rows]
-    if accuracies[-1] is None:
+    """The epoch (from 1) with the highest validation accuracy; without validation images, the last.
+
+    Of several with the same accuracy, the one with the lowest validation loss; of the same loss too, the first.
+    """
+    if rows[-1]["valid_accuracy"] is None:
         return len(rows)
-    return 1 + max(range(len(rows)), key=lambda index: cast(float, accuracies[index]))
+
+    def rank(index: int) -> tuple[float, float]:
+        accuracy, loss = (rows[index][name] for name in ("valid_accuracy", "valid_loss"))
+        known = loss is not None and not math.isnan(loss)
+        return cast(float, accuracy), -cast(float, loss) if known else -math.inf
+
+    return 1 + max(range(len(rows)), key=rank)
 
 
 def versions() -> dict[str, str]:
@@ -218,7 +253,14 @@ def _check_writable(folder: Path) -> None:
 
 def _check_same_run(folder: Path, flags: Mapping[str, object]) -> None:
     before = read_flags(folder)
-    if not any(name.startswith("last.") for name in _files_of_a_run(folder)):
+    held = _files_of_a_run(folder)
+    if not any(name.startswith("last.") for name in held):
+        epochs = finished_epochs(folder)
+        if epochs or RESULT in held:
+            raise RunFolderError(
+                f"{folder} holds {count(epochs, 'finished epoch')}, but not their checkpoint (last.*), which resuming "
+                "needs: restore that file, or start a new run in another --save folder. Nothing was changed"
+            )
         return  # stopped before its first checkpoint: nothing was computed that other flags could contradict
     different = [
         f"{name} was {before[name]!r}, now {flags[name]!r}"

@@ -236,7 +236,10 @@ def test_a_damaged_checkpoint_is_named(finished: Path, tmp_path: Path, damage: b
         (folder / path.name).write_bytes(path.read_bytes())
     whole = (folder / "last.pt").read_bytes()
     (folder / "last.pt").write_bytes(whole[: len(whole) // 2] if damage is None else damage)
-    with pytest.raises(TrainingError, match=r"last\.pt cannot be read as a checkpoint"):
+    with pytest.raises(TrainingError, match=r"last\.pt cannot be read as .*another --save folder; .*best\.pt is whole"):
+        run(folder, resume=True)
+    (folder / "best.pt").write_bytes(b"damaged too")
+    with pytest.raises(TrainingError, match=r"start a new run in another --save folder$"):
         run(folder, resume=True)
 
 

@@ -8,6 +8,7 @@ import os
 import queue
 import shutil
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -56,7 +57,7 @@ def fetch(
         raise ValueError(f"url_base must start with http:// or https://, not {url_base!r}")
     if target.exists():
         return target
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_writable(folder, remote)
     part = folder / f"{remote.name}.part"
     lock = folder / f".{remote.name}.lock"
     with _locked(lock, remote.name if progress else None):
@@ -71,9 +72,19 @@ def fetch(
                 _receive(response, part, remote.name, progress)
             _check_md5(part, remote, url)
         os.replace(part, target)
-        with suppress(OSError):  # whoever still waits on it finds the target
-            lock.unlink()
     return target
+
+
+def _make_writable(folder: Path, remote: RemoteFile) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # permission bits say nothing on a read-only file system
+            pass
+    except OSError as error:
+        raise OSError(
+            f"--data_dir {folder}: {remote.name} is not there and cannot be written there "
+            f"({error.strerror or error}): give another --data_dir, or one that holds {remote.name}"
+        ) from error
 
 
 def missing_message(remote: RemoteFile, folder: Path, reason: str) -> str:
@@ -181,15 +192,30 @@ def _check_md5(part: Path, remote: RemoteFile, url: str) -> None:
 
 @contextmanager
 def _locked(path: Path, announce: str | None) -> Iterator[None]:
-    """Holds an exclusive lock on `path`; the system releases it when the process ends, however it ends."""
-    with path.open("ab") as file:
-        waiting = False
-        while not _try_lock(file):
-            if announce and not waiting:
-                sys.stderr.write(f"{announce}: another process is downloading it; waiting\n")
-            waiting = True
-            time.sleep(0.1)
-        yield
+    """Holds an exclusive lock on `path`, and removes it; the system releases it however the process ends."""
+    waiting = False
+    while True:
+        with path.open("ab") as file:
+            while not _try_lock(file):
+                if announce and not waiting:
+                    sys.stderr.write(f"{announce}: another process is downloading it; waiting\n")
+                waiting = True
+                time.sleep(0.1)
+            if not _is_at(path, file):  # its holder has removed it: a lock on it keeps nobody out
+                continue
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # Windows removes no open file
+                    path.unlink()
+            return
+
+
+def _is_at(path: Path, file: BinaryIO) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 if sys.platform == "win32":
