@@ -129,7 +129,8 @@ def test_every_layer_works_in_python_threads_and_after_a_fork(layer: str) -> Non
     if "could not be loaded" in child.stderr or "No threading layer" in child.stderr:
         pytest.skip(f"numba has no {layer} here")
     assert child.returncode == 0, child.stderr
-    assert child.stdout.strip() == layer
+    # tbb itself may say before that it could not join its threads for the fork.
+    assert child.stdout.strip().splitlines()[-1] == layer
 
 
 @pytest.mark.quick
