@@ -1,20 +1,16 @@
 """Memory and time of DenseNet-BC-100 (k=12) in PyTorch, every way of saving beside plain; prints the README's table.
 
 Run: python benchmarks/densenet_torch.py [--batch 16 64] [--repeats 7] [--device cpu] [--csv FILE] [--readme]
-Bytes come from the project's tracker. Every row is timed in a process of its own, as when one trains: how a process
-has used memory before decides how much of a step is the system mapping pages. Machines are noisy: compare ratios, not
-seconds. Percentiles are over the repeats.
+Bytes come from the project's tracker; times of all rows are taken in turns within one process, because machines are
+noisy: compare ratios, not seconds. Percentiles are over the repeats.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
 import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -84,34 +80,36 @@ def seconds_of_step(model: DenseNet, images: torch.Tensor, labels: torch.Tensor)
     return time.perf_counter() - start
 
 
-def measure_row(name: str, batch: int, repeats: int, device: str) -> dict[str, Any]:
-    """One way of saving, in this process: MiB, median and 10th/90th percentile seconds after one warm-up step."""
-    model = (checkpointed_model() if name == CHECKPOINTED else DenseNet(**ROWS[name])).to(device)
-    images, labels = torch.randn(batch, 3, 32, 32, device=device), torch.arange(batch, device=device) % 10
-    times = sorted([seconds_of_step(model, images, labels) for _ in range(repeats + 1)][1:])
-    report = measure_step(model, (batch, 3, 32, 32), device=device, repeats=0)
-    return {
-        "batch": batch,
-        "kept": name,
-        "saved_mib": report.saved_bytes / MIB,
-        "peak_mib": report.peak_bytes / MIB,
-        "seconds": statistics.median(times),
-        "seconds_p10": times[len(times) // 10],
-        "seconds_p90": times[-1 - len(times) // 10],
-    }
-
-
 def measure(batch: int, repeats: int, device: str) -> list[dict[str, Any]]:
-    """All rows, each in a process of its own, with ratios to plain."""
+    """One row per way of saving: MiB, ratios to plain, median and 10th/90th percentile seconds."""
+    models = {name: DenseNet(**flags).to(device) for name, flags in ROWS.items()}
+    models[CHECKPOINTED] = checkpointed_model().to(device)
+    images, labels = torch.randn(batch, 3, 32, 32, device=device), torch.arange(batch, device=device) % 10
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for repeat in range(repeats + 1):
+        for name, model in models.items():
+            seconds = seconds_of_step(model, images, labels)
+            if repeat:
+                times[name].append(seconds)
     rows = []
-    for name in (*ROWS, CHECKPOINTED):
-        command = [sys.executable, __file__, "--row", name, "--batch", str(batch)]
-        command += ["--repeats", str(repeats), "--device", device]
-        rows.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-        print(f"  batch {batch}, {name}: {rows[-1]['seconds']:.2f} s", file=sys.stderr, flush=True)
+    for name, model in models.items():
+        report = measure_step(model, (batch, 3, 32, 32), device=device, repeats=0)
+        ordered = sorted(times[name])
+        rows.append(
+            {
+                "batch": batch,
+                "kept": name,
+                "saved_mib": report.saved_bytes / MIB,
+                "peak_mib": report.peak_bytes / MIB,
+                "seconds": statistics.median(ordered),
+                "seconds_p10": ordered[len(ordered) // 10],
+                "seconds_p90": ordered[-1 - len(ordered) // 10],
+            }
+        )
+    plain = rows[0]
     for row in rows:
-        row["peak_ratio"] = row["peak_mib"] / rows[0]["peak_mib"]
-        row["time_ratio"] = row["seconds"] / rows[0]["seconds"]
+        row["peak_ratio"] = row["peak_mib"] / plain["peak_mib"]
+        row["time_ratio"] = row["seconds"] / plain["seconds"]
     return rows
 
 
@@ -153,11 +151,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     parser.add_argument("--csv", type=Path, help="also write the rows to this file")
     parser.add_argument("--readme", action="store_true", help="also put the table into README.md")
-    parser.add_argument("--row", choices=(*ROWS, CHECKPOINTED), help="measure this row alone and print it as JSON")
     arguments = parser.parse_args()
-    if arguments.row:
-        print(json.dumps(measure_row(arguments.row, arguments.batch[0], arguments.repeats, arguments.device)))
-        return
     print(heading(arguments.device), flush=True)
     rows = [row for batch in arguments.batch for row in measure(batch, arguments.repeats, arguments.device)]
     print(as_markdown(rows))
