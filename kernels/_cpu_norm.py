@@ -16,9 +16,10 @@ from kernels._cpu_rows import (
     RELU6,
     activate,
     activation_number,
-    base_of,
     copy,
     flag,
+    places_of,
+    row_at,
     segment,
     spread,
     unit_length,
@@ -33,16 +34,16 @@ from kernels.quantized import Quantized
 @jit
 def affine_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray) -> None:
     """Map part t of the units."""
-    values, channels, inner, scale, shift, out, kind, slope = args
+    places, like, outer, channels, inner, scale, shift, kind, slope = args
     rooms = scratch[t]
-    first, last, length = unit_range(t, parts, values.shape[0], channels, inner)
+    first, last, length = unit_range(t, parts, outer, channels, inner)
     weight, bias = (scale, shift) if inner == 1 else (rooms[2], rooms[3])
     for unit in range(first, last):
         i, c = unit_place(unit, channels, inner)
         if inner > 1:
             spread(scale, c, weight)
             spread(shift, c, bias)
-        row, target = values[i], out[i]
+        row, target = row_at(places, 0, i, like), row_at(places, 1, i, like)
         for place in range(0, length, rooms.shape[1]):
             count, at = min(rooms.shape[1], length - place), c * inner + place
             load(row, at, count, rooms[0])
@@ -77,12 +78,12 @@ def affine_activation(
         _encode(values, rows, (scale, shift, scale, shift), activation, slope, mask, out, NO_CODING)
         return out
     args = (
-        base_of(values, rows.name),
+        *places_of(rows, values, out),
+        rows.outer,
         rows.channels,
         rows.inner,
         scale,
         shift,
-        base_of(out, rows.name),
         activation_number(activation),
         kind(slope),
     )
@@ -109,11 +110,11 @@ def encode_segments(
     rooms: np.ndarray,
 ) -> None:
     """Normalise (if wanted), flag (if wanted) and map (if there is an output) `size` values from flat index `first`."""
-    values, channels, inner, out, mean, inv_std, scale, shift, kind, slope = layout
+    places, like, channels, inner, mean, inv_std, scale, shift, kind, slope = layout
     done = 0
     while done < size:
         i, at, c, count = segment(first + done, size - done, channels, inner)
-        row, last = values[i], done + count
+        row, last = row_at(places, 0, i, like), done + count
         load(row, at, count, rooms[0])
         x = window(row, at, count, rooms[0])
         if inner == 1:
@@ -129,8 +130,8 @@ def encode_segments(
             normalize(x, about, factor, z[done:last])
         if wanted[1]:
             flag(x, weight, bias, kind, flags[done:last])
-        if out.size > 0:
-            target = out[i]
+        if places.size > 2:
+            target = row_at(places, 1, i, like)
             into = window(target, at, count, rooms[5])
             activate(x, weight, bias, kind, slope, into)
             store(target, at, count, into, False)
@@ -179,9 +180,9 @@ def _encode(
     kind, threads = compute_type(rows.name), most_threads()
     room: int = max(1, min(coding[1], values.size))
     energy = np.zeros(threads)
-    target = values[:0] if out is None else out
     args = (
-        *(base_of(values, rows.name), rows.channels, rows.inner, base_of(target, rows.name)),
+        *(places_of(rows, values) if out is None else places_of(rows, values, out)),
+        *(rows.channels, rows.inner),
         *(*vectors, activation_number(activation), kind(slope), values.size),
         *coding,
         energy,

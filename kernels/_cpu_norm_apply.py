@@ -15,8 +15,9 @@ from kernels._cpu_rows import (
     RELU6,
     SIX,
     activation_number,
-    base_of,
     choose,
+    places_of,
+    row_at,
     segment,
     spread,
     unit_length,
@@ -38,9 +39,9 @@ def affine_span(z: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.nda
 @jit
 def rebuild_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray) -> None:
     """Rebuild part t of the groups."""
-    out, count, channels, inner, weight, bias, kind, slope = args[:8]
-    codes, minima, wide_minima, steps, bits, group = args[8:14]
-    mask, q_rows, flag_rows, z_rows = args[14:]
+    places, like, count, channels, inner, weight, bias, kind, slope = args[:9]
+    codes, minima, wide_minima, steps, bits, group = args[9:15]
+    mask, q_rows, flag_rows, z_rows = args[15:]
     q, flags, z, rooms = q_rows[t], flag_rows[t], z_rows[t], scratch[t]
     groups, each, six = (count + group - 1) // group, 2 if kind == RELU6 else 1, weight.dtype.type(SIX)
     for g in range(t * groups // parts, (t + 1) * groups // parts):
@@ -60,7 +61,7 @@ def rebuild_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray)
                 factor = weight[c : c + m] if inner == 1 else rooms[0][:m]
                 offset = bias[c : c + m] if inner == 1 else rooms[1][:m]
                 affine_span(z[done : done + m], factor, offset, rooms[2][:m])
-                row = out[i]
+                row = row_at(places, 0, i, like)
                 into = window(row, at, m, rooms[3])
                 choose(rooms[2][:m], flags[done : done + m], kind, slope, six, into)
                 store(row, at, m, into, False)
@@ -95,7 +96,7 @@ def dequantize_affine(
     norm_arguments.mask(where, activation, mask, out.size, needed=True)
     kind, threads = compute_type(rows.name), most_threads()
     args = (
-        base_of(out, rows.name),
+        *places_of(rows, out),
         out.size,
         rows.channels,
         rows.inner,
@@ -123,9 +124,9 @@ def subtract_span(x: np.ndarray, mean: np.ndarray, constant: np.ndarray, slope: 
 @jit
 def subtract_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray) -> None:
     """Part t of the units."""
-    target, values, channels, inner, mean, constant, slope = args
+    places, like, outer, channels, inner, mean, constant, slope = args
     rooms = scratch[t]
-    first, last, length = unit_range(t, parts, values.shape[0], channels, inner)
+    first, last, length = unit_range(t, parts, outer, channels, inner)
     about, offset, factor = (mean, constant, slope) if inner == 1 else (rooms[2], rooms[3], rooms[4])
     for unit in range(first, last):
         i, c = unit_place(unit, channels, inner)
@@ -133,7 +134,7 @@ def subtract_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray
             spread(mean, c, about)
             spread(constant, c, offset)
             spread(slope, c, factor)
-        row, into_row = values[i], target[i]
+        row, into_row = row_at(places, 0, i, like), row_at(places, 1, i, like)
         for place in range(0, length, rooms.shape[1]):
             count, at = min(rooms.shape[1], length - place), c * inner + place
             load(row, at, count, rooms[0])
@@ -162,8 +163,7 @@ def subtract_norm_terms(
     where = "subtract_norm_terms"
     vectors = {"mean": mean, "constant": constant, "slope": slope}
     rows = norm_arguments.rows(where, "values", values, dtype, {"target": target}, **vectors)
-    bases = (base_of(target, rows.name), base_of(values, rows.name))
     scratch: np.ndarray = np.empty((most_threads(), 5, unit_length(rows)), compute_type(rows.name))
-    args = (*bases, rows.channels, rows.inner, mean, constant, slope)
+    args = (*places_of(rows, values, target), rows.outer, rows.channels, rows.inner, mean, constant, slope)
     run(subtract_parts, subtract_part, values.size, args, scratch)
     return target

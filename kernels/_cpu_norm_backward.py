@@ -15,9 +15,10 @@ from kernels._cpu_rows import (
     RELU,
     ROWS_IN_FLOAT32,
     activation_number,
-    base_of,
     flush,
     gate,
+    places_of,
+    row_at,
     spread,
     total,
     unit_length,
@@ -62,7 +63,8 @@ def relu_terms(
 
 @jit_inline
 def backward_unit(
-    layout: tuple[np.ndarray, np.ndarray, np.ndarray],
+    places: np.ndarray,
+    like: np.ndarray,
     i: int,
     at: int,
     count: int,
@@ -71,10 +73,9 @@ def backward_unit(
     rooms: np.ndarray,
 ) -> None:
     """`count` values of row i from `at` on; their sums go into rooms 4 and 5."""
-    d_out, values, target = layout
     mean, scale, shift = vectors
     kind, slope, accumulate = how
-    row, d_row, into_row = values[i], d_out[i], target[i]
+    row, d_row, into_row = row_at(places, 0, i, like), row_at(places, 1, i, like), row_at(places, 2, i, like)
     load(row, at, count, rooms[0])
     load(d_row, at, count, rooms[1])
     if accumulate:
@@ -93,9 +94,9 @@ def backward_unit(
 @jit
 def backward_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray) -> None:
     """Part t of the units: gradient by the values' own activation."""
-    layout, vectors, how, (channels, inner, sums) = args[:3], args[3:6], args[6:9], args[9:]
+    (places, like, outer, channels, inner, sums), vectors, how = args[:6], args[6:9], args[9:]
     rooms = scratch[t]
-    first, last, length = unit_range(t, parts, layout[0].shape[0], channels, inner)
+    first, last, length = unit_range(t, parts, outer, channels, inner)
     several = vectors if inner == 1 else (rooms[6], rooms[7], rooms[8])
     near = rooms[4:6]
     near[:] = 0
@@ -106,7 +107,7 @@ def backward_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray
                 spread(vectors[k], c, several[k])
         for place in range(0, length, rooms.shape[1]):
             count = min(rooms.shape[1], length - place)
-            backward_unit(layout, i, c * inner + place, count, several, how, rooms)
+            backward_unit(places, like, i, c * inner + place, count, several, how, rooms)
         if inner > 1:
             for k in range(2):
                 sums[t, k, c] += total(near[k])
@@ -148,8 +149,8 @@ def norm_backward(
     else:
         threads = most_threads()
         by_thread = np.zeros((threads, 2, rows.channels))
-        bases = (base_of(d_out, rows.name), base_of(values, rows.name), base_of(target, rows.name))
-        args = (*bases, mean, scale, shift, *how, rows.channels, rows.inner, by_thread)
+        places = places_of(rows, values, d_out, target)
+        args = (*places, rows.outer, rows.channels, rows.inner, by_thread, mean, scale, shift, *how)
         scratch: np.ndarray = np.empty((threads, 9, unit_length(rows)), kind)
         run(backward_parts, backward_part, values.size, args, scratch)
         sums = by_thread.sum(axis=0)

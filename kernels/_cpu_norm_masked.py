@@ -11,7 +11,7 @@ from kernels import norm_arguments
 from kernels._cpu_codes import SPAN, unpack_span
 from kernels._cpu_formats import bf16_value, load, store, window
 from kernels._cpu_group import decode_group, group_minimum
-from kernels._cpu_rows import RELU6, ROWS_IN_FLOAT32, base_of, choose, copy, flush, segment, spread, total
+from kernels._cpu_rows import RELU6, ROWS_IN_FLOAT32, choose, copy, flush, places_of, row_at, segment, spread, total
 from kernels._cpu_threads import jit, jit_inline, jit_parallel, most_threads, run
 from kernels.formats import compute_type
 
@@ -56,12 +56,12 @@ def masked_span(
 
     Sums of (rows, C) go into `near`, which is to be moved into `sums` now and then.
     """
-    d_out, values, target, channels, inner, mean, scale = layout
+    places, like, channels, inner, mean, scale = layout
     kind, slope, accumulate = how
     done = 0
     while done < size:
         i, at, c, count = segment(first + done, size - done, channels, inner)
-        d_row, into_row = d_out[i], target[i]
+        d_row, into_row = row_at(places, 1, i, like), row_at(places, 2, i, like)
         load(d_row, at, count, rooms[1])
         if accumulate:
             load(into_row, at, count, rooms[2])
@@ -71,7 +71,7 @@ def masked_span(
         if coded:
             copy(z[done : done + count], x)
         else:
-            row = values[i]
+            row = row_at(places, 0, i, like)
             load(row, at, count, rooms[0])
             x = window(row, at, count, rooms[0])
         if inner == 1:
@@ -93,9 +93,9 @@ def masked_span(
 @jit
 def masked_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray) -> None:
     """Part t of the groups: gradient by the mask, values as they are or (`bits` > 0) from codes."""
-    layout, how = args[:7], args[7:10]
-    codes, minima, wide_minima, steps, bits, group = args[10:16]
-    total_count, sums, near, mask, q, flags, z = args[16:]
+    layout, how = args[:6], args[6:9]
+    codes, minima, wide_minima, steps, bits, group = args[9:15]
+    total_count, sums, near, mask, q, flags, z = args[15:]
     groups, each = (total_count + group - 1) // group, 2 if how[0] == RELU6 else 1
     pending = 0
     for g in range(t * groups // parts, (t + 1) * groups // parts):
@@ -136,7 +136,7 @@ def masked_sums(
     threads, kind = most_threads(), compute_type(rows.name)
     sums = np.zeros((threads, 2, rows.channels))
     args = (
-        *(base_of(d_out, rows.name), base_of(values, rows.name), base_of(target, rows.name)),
+        *places_of(rows, values, d_out, target),
         *(rows.channels, rows.inner, mean, scale),
         *how,
         *coding,

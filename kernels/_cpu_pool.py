@@ -31,37 +31,65 @@ def first_inside(start: int, step: int) -> int:
 
 
 @jit
-def pool_plane(x: np.ndarray, geometry: np.ndarray, best: np.ndarray, position: np.ndarray) -> None:
-    """Maximum and its position in the window for every output of one plane, a row of outputs at a time."""
-    height, width, kh, kw, sh, sw, ph, pw, dh, dw, oh, ow = geometry
+def candidates(x: np.ndarray, geometry: np.ndarray, a: int, b: int, out: np.ndarray) -> None:
+    """For every output of a plane, the value at position (a, b) of its window; -inf outside the plane."""
+    height, width, _, _, sh, sw, ph, pw, dh, dw, oh, ow = geometry
     lowest = x.dtype.type(-np.inf)
+    offset = b * dw - pw
+    first, last = inside(offset, sw, ow, width)
     for i in range(oh):
-        tops, places = best[i * ow : (i + 1) * ow], position[i * ow : (i + 1) * ow]
+        line_out = out[i * ow : (i + 1) * ow]
+        row = i * sh - ph + a * dh
+        if row < 0 or row >= height:
+            for j in range(ow):
+                line_out[j] = lowest
+            continue
+        for j in range(first):
+            line_out[j] = lowest
+        for j in range(last, ow):
+            line_out[j] = lowest
+        line = x[row * width + first * sw + offset : (row + 1) * width]
+        part = line_out[first:last]
+        # Strides that the compiler knows become vectors.
+        if sw == 1:
+            for j in range(part.size):
+                part[j] = line[j]
+        elif sw == 2:
+            for j in range(part.size):
+                part[j] = line[2 * j]
+        else:
+            for j in range(part.size):
+                part[j] = line[sw * j]
+
+
+@jit
+def pool_plane(
+    x: np.ndarray, geometry: np.ndarray, best: np.ndarray, position: np.ndarray, room: np.ndarray, better: np.ndarray
+) -> None:
+    """Maximum and its position in the window for every output of one plane, a position of all windows at a time."""
+    _, _, kh, kw, sh, sw, ph, pw, dh, dw, oh, ow = geometry
+    for i in range(oh):
         # A window of nothing but -inf has its maximum where it begins.
         start = first_inside(i * sh - ph, dh) * kw
         for j in range(ow):
-            tops[j] = lowest
-            places[j] = np.uint16(start + first_inside(j * sw - pw, dw))
-        for a in range(kh):
-            row = i * sh - ph + a * dh
-            if row < 0 or row >= height:
-                continue
-            line = x[row * width : (row + 1) * width]
-            for b in range(kw):
-                offset, here = b * dw - pw, np.uint16(a * kw + b)
-                first, last = inside(offset, sw, ow, width)
-                for j in range(first, last):
-                    # Unsigned, for else the compiler has to provide for an index from the end.
-                    value = line[np.uint64(j * sw + offset)]
-                    better = value > tops[j] or value != value
-                    tops[j] = value if better else tops[j]
-                    places[j] = here if better else places[j]
+            best[i * ow + j] = x.dtype.type(-np.inf)
+            position[i * ow + j] = np.uint16(start + first_inside(j * sw - pw, dw))
+    for place in range(kh * kw):
+        candidates(x, geometry, place // kw, place % kw, room)
+        here = np.uint16(place)
+        for j in range(best.size):
+            better[j] = np.uint8((room[j] > best[j]) | (room[j] != room[j]))
+        for j in range(best.size):
+            value, top = room[j], best[j]  # both read first, for else the choice becomes a branch
+            best[j] = value if better[j] else top
+        for j in range(best.size):
+            position[j] = here if better[j] else position[j]
 
 
 @jit
 def pool_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray) -> None:
     """Pool part t of the planes; `together` of them make whole bytes of codes."""
-    values, geometry, bits, together, pooled, codes, positions = args
+    values, geometry, bits, together, pooled, codes, positions, flags = args
     size, outputs = geometry[0] * geometry[1], geometry[10] * geometry[11]
     planes = values.size // size
     blocks = (planes + together - 1) // together
@@ -69,11 +97,11 @@ def pool_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray) ->
     for block in range(t * blocks // parts, (t + 1) * blocks // parts):
         first, last = block * together, min(planes, (block + 1) * together)
         for plane in range(first, last):
-            load(values, plane * size, size, scratch[2 * t])
-            x = window(values, plane * size, size, scratch[2 * t])
-            best = window(pooled, plane * outputs, outputs, scratch[2 * t + 1])
+            load(values, plane * size, size, scratch[t, 0])
+            x = window(values, plane * size, size, scratch[t, 0])
+            best = window(pooled, plane * outputs, outputs, scratch[t, 1])
             at = (plane - first) * outputs
-            pool_plane(x, geometry, best, position[at : at + outputs])
+            pool_plane(x, geometry, best, position[at : at + outputs], scratch[t, 2], flags[t])
             store(pooled, plane * outputs, outputs, best, False)
         total = (last - first) * outputs
         into = codes[first * outputs * bits // 8 :]
@@ -118,9 +146,9 @@ def gradient_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray
         for at in range(0, total, SPAN):
             unpack_wide_span(source[at * bits // 8 :], min(SPAN, total - at), bits, position[at : at + SPAN])
         for plane in range(first, last):
-            load(d_out, plane * outputs, outputs, scratch[2 * t + 1])
-            d = window(d_out, plane * outputs, outputs, scratch[2 * t + 1])
-            into = window(out, plane * size, size, scratch[2 * t])
+            load(d_out, plane * outputs, outputs, scratch[t, 1])
+            d = window(d_out, plane * outputs, outputs, scratch[t, 1])
+            into = window(out, plane * size, size, scratch[t, 0])
             at = (plane - first) * outputs
             gradient_plane(d, position[at : at + outputs], geometry, into)
             store(out, plane * size, size, into, False)
@@ -138,14 +166,14 @@ def _geometry(shape: Sequence[int], pooling: norm_arguments.Pooling) -> np.ndarr
 
 
 def _scratch(name: str, shape: Sequence[int], pooling: norm_arguments.Pooling) -> tuple[int, np.ndarray, np.ndarray]:
-    """Planes whose positions are whole bytes together; room for as many positions; two planes a thread."""
+    """Planes whose positions are whole bytes together; room for as many positions, and three planes a thread."""
     outputs = pooling.size[0] * pooling.size[1]
     together = 8 // gcd(8, outputs)
     room = -(-together * outputs // 8) * 8 + SPAN
     positions = np.empty((most_threads(), room), np.uint16)
     # Planes that are computed with as they lie need no room.
-    room = 1 if name in ("float32", "float64") else max(shape[2] * shape[3], outputs)
-    return together, positions, np.empty((2 * most_threads(), room), compute_type(name))
+    planes = outputs if name in ("float32", "float64") else max(shape[2] * shape[3], outputs)
+    return together, positions, np.empty((most_threads(), 3, planes), compute_type(name))
 
 
 def max_pool_positions(
@@ -166,6 +194,7 @@ def max_pool_positions(
         computable(pooled.reshape(-1), name),
         codes,
         positions,
+        np.empty((most_threads(), pooled.shape[2] * pooled.shape[3]), np.uint8),
     )
     run(pool_parts, pool_part, values.size, args, scratch)
     return pooled, codes

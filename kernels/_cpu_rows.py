@@ -1,20 +1,31 @@
 """Access of numba kernels to arrays of channels, (rows, C) or (N, C, P), that may be channel slices of wider buffers.
 
-Arrays go in as contiguous ones of whole buffer rows, because only on such does the compiler make vectors. Work goes by
+Kernels get addresses and make contiguous rows of them, for only on such does the compiler make vectors. Work goes by
 *units*, a row of (rows, C) or a plane of (N, C, P), or by the flat order of codes and masks, in segments of units. In
 planes a channel's constants are first spread over a vector, so that one loop serves both layouts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array, populate_array
 
-from kernels._cpu_formats import computable
 from kernels._cpu_threads import jit, jit_inline, jit_sum
 from kernels.norm_arguments import Rows
 
+# Types that kernels see 16-bit formats as, and the others.
+KINDS: Mapping[str, type] = MappingProxyType(
+    {"float16": np.int16, "bfloat16": np.uint16, "float32": np.float32, "float64": np.float64}
+)
+# More values than a row can have.
+ENDLESS = 2**48
 # Values of a plane that are worked on together.
 SEGMENT = 1024
 # Rows summed in float32 before the sums go on in float64.
@@ -24,18 +35,43 @@ ACTIVATION_NAMES = ("identity", "relu", "relu6", "leaky_relu")
 SIX = 6.0
 
 
-def base_of(array: np.ndarray, name: str) -> np.ndarray:
-    """The array as (outer, values from one row to the next), contiguous.
+def places_of(rows: Rows, *arrays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where arrays of channels lie: address of the first row and bytes from row to row; and an array of their type.
 
-    The last row of a channel slice reaches past the end of its buffer by what the slice leaves out of a row. Nothing
-    there is touched: kernels go to the slice's end, not to the row's.
+    Addresses, because views of other layouts would be other types to numba, and each mix of types a compilation. The
+    arrays have to outlive the call.
     """
-    plain = computable(array, name)
-    if array.flags.c_contiguous:
-        return plain.reshape(array.shape[0], -1 if array.size else 0)
-    width = int(np.prod(array.shape[1:]))
-    stride = array.strides[0] // array.itemsize if array.shape[0] > 1 else width
-    return np.lib.stride_tricks.as_strided(plain, (array.shape[0], stride), (stride * array.itemsize, array.itemsize))
+    numbers = [part for array in arrays for part in (array.ctypes.data, array.strides[0])]
+    return np.array(numbers, np.int64), np.empty(0, KINDS[rows.name])
+
+
+def _row_at(typing_context: Any, places: Any, k: Any, i: Any, like: Any) -> Any:
+    """Row i of the k-th array of `places_of`, of the type of `like`; it has no end that is known here."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        table = make_array(signature.args[0])(context, builder, arguments[0])
+        word, index = ir.IntType(64), context.cast(builder, arguments[1], signature.args[1], types.intp)
+        at = builder.mul(index, ir.Constant(word, 2))
+        start = builder.load(builder.gep(table.data, [at]))
+        stride = builder.load(builder.gep(table.data, [builder.add(at, ir.Constant(word, 1))]))
+        row = context.cast(builder, arguments[2], signature.args[2], types.intp)
+        address = builder.add(start, builder.mul(row, stride))
+        model = make_array(signature.args[3])(context, builder, arguments[3])
+        made = make_array(signature.return_type)(context, builder)
+        populate_array(
+            made,
+            data=builder.inttoptr(address, model.data.type),
+            shape=[ir.Constant(word, ENDLESS)],
+            strides=[model.itemsize],
+            itemsize=model.itemsize,
+            meminfo=None,
+        )
+        return made._getvalue()
+
+    return like(places, k, i, like), generate
+
+
+row_at: Any = intrinsic(_row_at)
 
 
 def activation_number(name: str) -> int:
@@ -155,7 +191,7 @@ def flag(x: np.ndarray, scale: np.ndarray, shift: np.ndarray, kind: int, flags: 
 def gate(
     d: np.ndarray, x: np.ndarray, scale: np.ndarray, shift: np.ndarray, kind: int, slope: float, out: np.ndarray
 ) -> None:
-    """out = d times the activation's derivative at x * scale + shift."""
+    """out = d times the derivative at x * scale + shift of identity, relu6 or leaky_relu (relu has its own loop)."""
     zero, six = out.dtype.type(0), out.dtype.type(SIX)
     if kind == IDENTITY:
         for j in range(d.size):
@@ -165,11 +201,6 @@ def gate(
             u = x[j] * scale[j]
             u = u + shift[j]
             out[j] = zero if u <= zero or u >= six else d[j]
-    elif kind == RELU:
-        for j in range(d.size):
-            u = x[j] * scale[j]
-            u = u + shift[j]
-            out[j] = d[j] if u > zero else zero
     else:
         for j in range(d.size):
             u = x[j] * scale[j]

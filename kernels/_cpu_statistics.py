@@ -9,7 +9,7 @@ import numpy as np
 
 from kernels import norm_arguments
 from kernels._cpu_formats import load, window
-from kernels._cpu_rows import base_of, spread, total, unit_length, unit_place, unit_range
+from kernels._cpu_rows import places_of, row_at, spread, total, unit_length, unit_place, unit_range
 from kernels._cpu_threads import jit, jit_parallel, most_threads, run
 from kernels.formats import compute_type, widen
 
@@ -26,13 +26,13 @@ def moments(x: np.ndarray, pivot: np.ndarray, first: np.ndarray, second: np.ndar
 @jit
 def statistics_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray) -> None:
     """First and second moments of part t of the units, about the pivots."""
-    values, channels, inner, pivot, sums, wide = args
-    first, last, length = unit_range(t, parts, values.shape[0], channels, inner)
+    places, like, outer, channels, inner, pivot, sums, wide = args
+    first, last, length = unit_range(t, parts, outer, channels, inner)
     about, part_1, part_2 = (pivot, sums[t, 0], sums[t, 1]) if inner == 1 else (wide[t, 0], wide[t, 1], wide[t, 2])
     room = scratch[t]
     for unit in range(first, last):
         i, c = unit_place(unit, channels, inner)
-        row = values[i]
+        row = row_at(places, 0, i, like)
         if inner > 1:
             spread(pivot, c, about)
             part_1[:] = 0
@@ -61,7 +61,7 @@ def channel_statistics(values: np.ndarray, *, dtype: str | None = None) -> tuple
     length, kind = unit_length(rows), compute_type(rows.name)
     sums = np.zeros((most_threads(), 2, rows.channels))
     wide = np.empty((most_threads(), 3, length))
-    args = (base_of(values, rows.name), rows.channels, rows.inner, pivot, sums, wide)
+    args = (*places_of(rows, values), rows.outer, rows.channels, rows.inner, pivot, sums, wide)
     run(statistics_parts, statistics_part, values.size, args, np.empty((most_threads(), length), kind))
     off, square = sums.sum(axis=0) / (rows.outer * rows.inner)
     return (pivot + off).astype(kind), np.maximum(square - off * off, 0).astype(kind)

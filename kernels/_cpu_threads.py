@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from numba.core.caching import FunctionCache
 
 # Fewer values than this are done sooner by one thread than another can be woken.
 VALUES_PER_THREAD = 16384
+# The workqueue layer aborts the process if two Python threads use it at once.
+_ONE_AT_A_TIME = threading.Lock()
 TBB_LIBRARIES = ("libtbb.so.12", "libtbb.12.dylib", "tbb12.dll")
 
 
@@ -40,16 +42,21 @@ class Threads:
     limit: int | None
     process: int
     why_not_tbb: str = ""
-    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def count(self, values: int) -> int:
         """Threads for a call that works on so many values; 1 in a forked process whose threads were left behind."""
         wanted = min(1 + values // VALUES_PER_THREAD, numba.get_num_threads(), self.limit or sys.maxsize)
         if wanted == 1 or self.layer == "tbb":
             return wanted
-        # OpenMP of another library (torch's) may have been running before the fork as well.
-        forked = os.getpid() != self.process or multiprocessing.parent_process() is not None
-        return 1 if forked else wanted
+        return 1 if os.getpid() != self.process or _is_forked_worker() else wanted
+
+
+def _is_forked_worker() -> bool:
+    """Whether multiprocessing forked this process: OpenMP of another library (torch's) may have run before."""
+    if multiprocessing.parent_process() is None:
+        return False
+    kind = type(multiprocessing.current_process()).__name__
+    return kind == "ForkProcess" or multiprocessing.get_start_method(allow_none=True) in (None, "fork")
 
 
 @functools.cache
@@ -81,7 +88,7 @@ def run(
     if count == 1:
         part(0, 1, arguments, scratch)
         return
-    with engine.lock if engine.layer == "workqueue" else nullcontext():
+    with _ONE_AT_A_TIME if engine.layer == "workqueue" else nullcontext():
         parallel(count, arguments, scratch)
 
 

@@ -260,7 +260,7 @@ def zero_expand(where: str, mask: Any, nonzeros: Any, count: Any, out: Any) -> i
     checks.buffer(where, "mask", mask, checks.packed_bytes(count, 1), "uint8")
     checks.contiguous(where, "nonzeros", nonzeros)
     if out is not None:
-        checks.buffer(where, "out", out, count, str(nonzeros.dtype.name))
+        checks.buffer(where, "out", out, count, checks.name_of(nonzeros.dtype))
     return count
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,12 @@ GROUP_UNIT = 32
 ACTIVATIONS = ("identity", "relu", "relu6", "leaky_relu")
 FLOATS = ("float16", "float32", "float64", "bfloat16")
 MAX_INDEX = 2**63
+
+
+@functools.cache
+def name_of(dtype: Any) -> str:
+    """A dtype's name; NumPy makes it anew at every question, which takes longer than all checks of a call."""
+    return str(getattr(dtype, "name", dtype))
 
 
 def integer(where: str, name: str, value: Any, low: int, high: int) -> int:
@@ -81,7 +88,7 @@ def float_format(where: str, dtype: Any, asked: str | None, name: str = "values"
     """
     if asked is not None:
         format_name(where, asked)
-    found = str(getattr(dtype, "name", dtype))
+    found = name_of(dtype)
     if found == "uint16" and asked == "bfloat16":
         return "bfloat16"
     if found not in FLOATS:
@@ -129,7 +136,7 @@ def of_type(where: str, name: str, array: Any, *dtypes: str) -> None:
     Raises:
         TypeError: it has another.
     """
-    found = str(getattr(array.dtype, "name", array.dtype))
+    found = name_of(array.dtype)
     if found not in dtypes:
         raise TypeError(f"{where}: {name} must be {' or '.join(dtypes)}, not {found}")
 
@@ -197,7 +204,7 @@ def same_view(where: str, name: str, array: Any, shape: Sequence[int], dtype: An
         TypeError: another dtype.
         ValueError: another shape or layout.
     """
-    of_type(where, name, array, str(getattr(dtype, "name", dtype)))
+    of_type(where, name, array, name_of(dtype))
     if tuple(array.shape) != tuple(shape):
         raise ValueError(f"{where}: {name} has shape {tuple(array.shape)}, but values have {tuple(shape)}")
     rows_layout(where, name, array)

@@ -143,5 +143,5 @@ def pool_gradient(
         raise ValueError(f"{where}: d_out has shape {tuple(d_out.shape)}, but pooling {tuple(shape)} gives {expected}")
     checks.buffer(where, "codes", codes, checks.packed_bytes(d_out.size, window.bits), "uint8")
     if out is not None:
-        checks.buffer(where, "out", out, shape[0] * shape[1] * shape[2] * shape[3], str(d_out.dtype.name))
+        checks.buffer(where, "out", out, shape[0] * shape[1] * shape[2] * shape[3], checks.name_of(d_out.dtype))
     return name

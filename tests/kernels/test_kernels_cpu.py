@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from kernels import cpu, reference
-from kernels.formats import bf16_to_float32
+from kernels._cpu_formats import bf16_bits, f16_bits, f16_value
+from kernels.formats import bf16_nearest, bf16_to_float32
 
 FORMATS = ("float32", "float64", "bfloat16", "float16")
 # Of code that has been compiled for one 16-bit format, the other differs in the conversion only.
@@ -66,6 +68,52 @@ def test_group_quantiser_on_any_values(values: np.ndarray, bits: int, seed: int,
     one, other = (backend.quantize(values, bits, seed=seed, start=start, group=64) for backend in (reference, cpu))
     for name in PARTS:
         same(getattr(one, name), getattr(other, name))
+
+
+# The noise of seed 0 is exactly 0 at this index.
+ZERO_NOISE = 51_381_572
+
+
+@pytest.mark.parametrize("backend", [reference, cpu], ids=["reference", "cpu"])
+def test_noise_of_zero_moves_no_value_on_the_grid_and_none_past_the_top(backend: Any) -> None:
+    assert backend.noise(0, ZERO_NOISE, 1) == 0
+    options = {"seed": 0, "start": ZERO_NOISE - 1}
+    coded = backend.quantize(np.float32([0, 1, 2, 3]), 2, **options)
+    assert coded.codes.tolist() == [0b11_10_01_00]
+    # One of the few largest values whose quotient rounds to more than 3.
+    largest = np.float32(1.11328125)
+    step = bf16_to_float32(backend.quantize(np.float32([0, largest]), 2, **options).steps)[0]
+    assert largest * (np.float32(1) / step) > 3
+    assert backend.quantize(np.float32([0, largest]), 2, **options).codes.tolist() == [0b11_00]
+
+
+def test_16_bit_formats_convert_as_numpy_does() -> None:
+    @numba.njit
+    def convert(wide: np.ndarray, half: np.ndarray, brain: np.ndarray) -> None:
+        for i in range(wide.size):
+            half[i], brain[i] = f16_bits(wide[i]), bf16_bits(wide[i])
+
+    @numba.njit
+    def widen(half: np.ndarray, wide: np.ndarray) -> None:
+        for i in range(half.size):
+            wide[i] = f16_value(half[i])
+
+    every = np.arange(2**16, dtype=np.uint16)
+    wide = np.empty(2**16, np.float32)
+    widen(every.view(np.int16), wide)
+    assert np.array_equal(wide, every.view(np.float16).astype(np.float32), equal_nan=True)
+    with np.errstate(all="ignore"):
+        exact = every.view(np.float16).astype(np.float64)
+        middle = ((exact + np.roll(exact, -1)) / 2).astype(np.float32)
+        near = [np.nextafter(middle, np.float32(to)) for to in (np.inf, -np.inf)]
+        brains = (np.arange(2**18, dtype=np.uint32) << 14).view(np.float32)
+        values = np.concatenate([wide, middle, *near, brains, np.float32([65519, 65520, 1e30, 1e-30])])
+        expected = values.astype(np.float16)
+    half, brain = np.empty(values.size, np.int16), np.empty(values.size, np.uint16)
+    convert(values, half, brain)
+    assert np.array_equal(half.view(np.float16), expected, equal_nan=True)
+    assert np.array_equal(np.signbit(half.view(np.float16)), np.signbit(expected))
+    assert np.array_equal(brain, bf16_nearest(values))
 
 
 @pytest.mark.parametrize("start", [2**31 - 100, 2**32 - 100, 2**32 + 2**31 - 100, 2**40 - 100])

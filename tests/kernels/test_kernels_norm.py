@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from kernels import checks, cpu, reference
+from kernels.formats import narrow
 
 FORMATS = ("float32", "float64", "bfloat16", pytest.param("float16", marks=pytest.mark.slow))
 # Shape, and channels of the wider buffer that it is a slice of.
@@ -31,6 +32,10 @@ class Case:
         self.mean, self.shift = (rng.normal(size=channels).astype(self.kind) for _ in range(2))
         self.inv_std, self.scale = (rng.uniform(0.3, 2, channels).astype(self.kind) for _ in range(2))
         self.values, self.d_out = self.view(1), self.view(2)
+        # Values exactly on the activations' edges, 0 and 6.
+        self.shift[:2], self.scale[1] = 0, 1
+        zero_and_six = narrow(np.array([0, 6], self.kind), dtype)
+        self.values[::3, 0], self.values[::2, 1] = zero_and_six
 
     def view(self, seed: int) -> np.ndarray:
         return self.make(self.dtype, self.wide, seed)[0][:, : self.shape[1]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -155,6 +156,30 @@ def test_few_values_stay_on_one_thread() -> None:
     assert engine.count(2**20) == min(2, _cpu_threads.most_threads())
     assert _cpu_threads.Threads("tbb", 1, os.getpid()).count(2**20) == 1
     assert _cpu_threads.Threads("omp", 2, os.getpid() + 1).count(2**20) == 1
+
+
+SPAWN = """
+import multiprocessing
+from kernels._cpu_threads import _is_forked_worker
+with multiprocessing.get_context("spawn").Pool(1) as pool:
+    print(pool.apply(_is_forked_worker))
+"""
+
+
+def ask(connection: Any) -> None:
+    connection.send(_cpu_threads._is_forked_worker())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_only_forked_workers_count_as_forked() -> None:
+    assert not _cpu_threads._is_forked_worker()
+    here, there = multiprocessing.Pipe()
+    worker = multiprocessing.get_context("fork").Process(target=ask, args=(there,))
+    worker.start()
+    assert here.recv()
+    worker.join()
+    child = subprocess.run([sys.executable, "-c", SPAWN], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert child.stdout.strip() == "False", child.stderr
 
 
 def test_the_layer_and_what_hindered_a_better_one_are_told() -> None:
