@@ -20,9 +20,10 @@ from kernels._cpu_rows import (
     flag,
     places_of,
     row_at,
-    segment,
+    segment_place,
     spread,
     unit_length,
+    unit_length_of,
     unit_place,
     unit_range,
 )
@@ -92,7 +93,7 @@ def affine_activation(
     return out
 
 
-@jit
+@jit_inline
 def normalize(x: np.ndarray, mean: np.ndarray, inv_std: np.ndarray, z: np.ndarray) -> None:
     """z = (x - mean) * inv_std, as float32."""
     for j in range(x.size):
@@ -111,9 +112,11 @@ def encode_segments(
 ) -> None:
     """Normalise (if wanted), flag (if wanted) and map (if there is an output) `size` values from flat index `first`."""
     places, like, channels, inner, mean, inv_std, scale, shift, kind, slope = layout
-    done = 0
+    length = unit_length_of(channels, inner)
+    unit, place, done = first // length, first % length, 0
     while done < size:
-        i, at, c, count = segment(first + done, size - done, channels, inner)
+        i, at, c = segment_place(unit, place, channels, inner)
+        count = min(length - place, size - done)
         row, last = row_at(places, 0, i, like), done + count
         load(row, at, count, rooms[0])
         x = window(row, at, count, rooms[0])
@@ -135,7 +138,7 @@ def encode_segments(
             into = window(target, at, count, rooms[5])
             activate(x, weight, bias, kind, slope, into)
             store(target, at, count, into, False)
-        done = last
+        unit, place, done = unit + 1, 0, last
 
 
 @jit

@@ -16,19 +16,21 @@ from kernels._cpu_rows import (
     SIX,
     activation_number,
     choose,
+    copy,
     places_of,
     row_at,
-    segment,
+    segment_place,
     spread,
     unit_length,
+    unit_length_of,
     unit_place,
     unit_range,
 )
-from kernels._cpu_threads import jit, jit_parallel, most_threads, run
+from kernels._cpu_threads import jit, jit_inline, jit_parallel, most_threads, run
 from kernels.formats import compute_type
 
 
-@jit
+@jit_inline
 def affine_span(z: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
     """out = weight * z + bias."""
     for j in range(z.size):
@@ -36,36 +38,52 @@ def affine_span(z: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.nda
         out[j] = a + bias[j]
 
 
+@jit_inline
+def rebuild_span(
+    first: int, size: int, layout: tuple[Any, ...], z: np.ndarray, flags: np.ndarray, rooms: np.ndarray
+) -> None:
+    """Rebuild `size` values from flat index `first` on, given their zhat and flags."""
+    places, like, channels, inner, weight, bias, kind, slope = layout
+    made, chosen, length = rooms[2], rooms[3], unit_length_of(channels, inner)
+    unit, place, done = first // length, first % length, 0
+    while done < size:
+        _, _, c = segment_place(unit, place, channels, inner)
+        count = min(length - place, size - done)
+        if inner == 1:
+            factor, offset = weight[c:], bias[c:]
+        else:
+            factor, offset = rooms[0][:count], rooms[1][:count]
+            spread(weight, c, factor)
+            spread(bias, c, offset)
+        affine_span(z[done : done + count], factor, offset, made[done:])
+        unit, place, done = unit + 1, 0, done + count
+    choose(made[:size], flags, kind, slope, weight.dtype.type(SIX), chosen)
+    unit, place, done = first // length, first % length, 0
+    while done < size:
+        i, at, _ = segment_place(unit, place, channels, inner)
+        count = min(length - place, size - done)
+        row, part = row_at(places, 0, i, like), chosen[done : done + count]
+        store(row, at, count, part, False)
+        copy(part, window(row, at, count, part))
+        unit, place, done = unit + 1, 0, done + count
+
+
 @jit
 def rebuild_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray) -> None:
     """Rebuild part t of the groups."""
-    places, like, count, channels, inner, weight, bias, kind, slope = args[:9]
+    layout, total = args[:8], args[8]
     codes, minima, wide_minima, steps, bits, group = args[9:15]
-    mask, q_rows, flag_rows, z_rows = args[15:]
-    q, flags, z, rooms = q_rows[t], flag_rows[t], z_rows[t], scratch[t]
-    groups, each, six = (count + group - 1) // group, 2 if kind == RELU6 else 1, weight.dtype.type(SIX)
+    mask, q, flags, z = args[15], args[16][t], args[17][t], args[18][t]
+    groups, each = (total + group - 1) // group, 2 if layout[6] == RELU6 else 1
     for g in range(t * groups // parts, (t + 1) * groups // parts):
-        end = min(count, (g + 1) * group)
+        end = min(total, (g + 1) * group)
         for first in range(g * group, end, SPAN):
             size = min(SPAN, end - first)
             minimum, step = group_minimum(g, minima, wide_minima), bf16_value(steps[g])
             decode_group(codes[first * bits // 8 :], minimum, step, bits, size, q, z)
             if mask.size > 0:
                 unpack_span(mask[first * each // 8 :], size, each, flags)
-            done = 0
-            while done < size:
-                i, at, c, m = segment(first + done, size - done, channels, inner)
-                if inner > 1:
-                    spread(weight, c, rooms[0][:m])
-                    spread(bias, c, rooms[1][:m])
-                factor = weight[c : c + m] if inner == 1 else rooms[0][:m]
-                offset = bias[c : c + m] if inner == 1 else rooms[1][:m]
-                affine_span(z[done : done + m], factor, offset, rooms[2][:m])
-                row = row_at(places, 0, i, like)
-                into = window(row, at, m, rooms[3])
-                choose(rooms[2][:m], flags[done : done + m], kind, slope, six, into)
-                store(row, at, m, into, False)
-                done += m
+            rebuild_span(first, size, layout, z, flags, scratch[t])
 
 
 @jit_parallel
@@ -97,13 +115,13 @@ def dequantize_affine(
     kind, threads = compute_type(rows.name), most_threads()
     args = (
         *places_of(rows, out),
-        out.size,
         rows.channels,
         rows.inner,
         weight,
         bias,
         activation_number(activation),
         kind(slope),
+        out.size,
         *(codes.reshape(-1), *split_minima(minima), steps.reshape(-1), one.bits, one.group),
         np.empty(0, np.uint8) if mask is None else mask.reshape(-1),
         np.empty((threads, SPAN), np.uint8),

@@ -47,7 +47,8 @@ def relu_terms(
         for j in range(d.size):
             u = x[j] * scale[j]
             u = u + shift[j]
-            gated = d[j] if u > zero else zero
+            value = d[j]
+            gated = value if u > zero else zero
             sum_d[j] += gated
             sum_dx[j] += gated * (x[j] - mean[j])
             into[j] += gated * scale[j]
@@ -55,7 +56,8 @@ def relu_terms(
         for j in range(d.size):
             u = x[j] * scale[j]
             u = u + shift[j]
-            gated = d[j] if u > zero else zero
+            value = d[j]
+            gated = value if u > zero else zero
             sum_d[j] += gated
             sum_dx[j] += gated * (x[j] - mean[j])
             into[j] = gated * scale[j]

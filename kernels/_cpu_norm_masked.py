@@ -11,7 +11,20 @@ from kernels import norm_arguments
 from kernels._cpu_codes import SPAN, unpack_span
 from kernels._cpu_formats import bf16_value, load, store, window
 from kernels._cpu_group import decode_group, group_minimum
-from kernels._cpu_rows import RELU6, ROWS_IN_FLOAT32, choose, copy, flush, places_of, row_at, segment, spread, total
+from kernels._cpu_rows import (
+    RELU6,
+    ROWS_IN_FLOAT32,
+    choose,
+    collect,
+    copy,
+    flush,
+    places_of,
+    row_at,
+    segment_place,
+    spread,
+    total,
+    unit_length_of,
+)
 from kernels._cpu_threads import jit, jit_inline, jit_parallel, most_threads, run
 from kernels.formats import compute_type
 
@@ -58,20 +71,20 @@ def masked_span(
     """
     places, like, channels, inner, mean, scale = layout
     kind, slope, accumulate = how
-    done = 0
+    gated, length = rooms[3], unit_length_of(channels, inner)
+    collect(1, first, size, places, like, channels, inner, rooms[1])
+    choose(rooms[1][:size], flags, kind, slope, gated.dtype.type(0), gated)
+    unit, place, done = first // length, first % length, 0
     while done < size:
-        i, at, c, count = segment(first + done, size - done, channels, inner)
-        d_row, into_row = row_at(places, 1, i, like), row_at(places, 2, i, like)
-        load(d_row, at, count, rooms[1])
+        i, at, c = segment_place(unit, place, channels, inner)
+        count = min(length - place, size - done)
+        row, into_row, x = row_at(places, 0, i, like), row_at(places, 2, i, like), rooms[0]
         if accumulate:
             load(into_row, at, count, rooms[2])
-        d, into = window(d_row, at, count, rooms[1]), window(into_row, at, count, rooms[2])
-        x, gated = rooms[0], rooms[3][:count]
-        choose(d, flags[done : done + count], kind, slope, gated.dtype.type(0), gated)
+        into = window(into_row, at, count, rooms[2])
         if coded:
             copy(z[done : done + count], x)
         else:
-            row = row_at(places, 0, i, like)
             load(row, at, count, rooms[0])
             x = window(row, at, count, rooms[0])
         if inner == 1:
@@ -82,12 +95,12 @@ def masked_span(
             spread(scale, c, factor)
             sum_d[:] = 0
             sum_dx[:] = 0
-        add_terms(gated, x, about, factor, accumulate, into, sum_d, sum_dx)
+        add_terms(gated[done : done + count], x, about, factor, accumulate, into, sum_d, sum_dx)
         if inner > 1:
             sums[0, c] += total(sum_d)
             sums[1, c] += total(sum_dx)
         store(into_row, at, count, into, False)
-        done += count
+        unit, place, done = unit + 1, 0, done + count
 
 
 @jit

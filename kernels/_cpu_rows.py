@@ -2,7 +2,8 @@
 
 Kernels get addresses and make contiguous rows of them, for only on such does the compiler make vectors. Work goes by
 *units*, a row of (rows, C) or a plane of (N, C, P), or by the flat order of codes and masks, in segments of units. In
-planes a channel's constants are first spread over a vector, so that one loop serves both layouts.
+planes a channel's constants are first spread over a vector, so that one loop serves both layouts. Loops choose by masks
+over whole spans and read before they choose: what does not become vectors becomes branches, often guessed wrong.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numba import types
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
+from kernels._cpu_formats import load, window
 from kernels._cpu_threads import jit, jit_inline, jit_sum
 from kernels.norm_arguments import Rows
 
@@ -85,10 +87,16 @@ def unit_length(rows: Rows) -> int:
 
 
 @jit_inline
+def unit_length_of(channels: int, inner: int) -> int:
+    """Values of a unit."""
+    return channels if inner == 1 else inner
+
+
+@jit_inline
 def unit_range(t: int, parts: int, outer: int, channels: int, inner: int) -> tuple[int, int, int]:
     """First and last unit (exclusive) of part t, and the values of a unit."""
-    units, length = (outer, channels) if inner == 1 else (outer * channels, inner)
-    return t * units // parts, (t + 1) * units // parts, length
+    units = outer if inner == 1 else outer * channels
+    return t * units // parts, (t + 1) * units // parts, unit_length_of(channels, inner)
 
 
 @jit_inline
@@ -98,27 +106,39 @@ def unit_place(unit: int, channels: int, inner: int) -> tuple[int, int]:
 
 
 @jit_inline
-def segment(e: int, count: int, channels: int, inner: int) -> tuple[int, int, int, int]:
-    """Where flat element e lies (row, place in the row, channel), and how many of `count` follow it in its unit."""
+def segment_place(unit: int, place: int, channels: int, inner: int) -> tuple[int, int, int]:
+    """Row of a unit, place in the row and channel of the unit's value number `place`."""
     if inner == 1:
-        row = e // channels
-        c = e - row * channels
-        return row, c, c, min(channels - c, count)
-    plane = e // inner
-    place = e - plane * inner
-    row = plane // channels
-    c = plane - row * channels
-    return row, c * inner + place, c, min(inner - place, count)
+        return unit, place, place
+    row = unit // channels
+    c = unit - row * channels
+    return row, c * inner + place, c
 
 
-@jit
+@jit_inline
+def collect(
+    k: int, first: int, size: int, places: np.ndarray, like: np.ndarray, channels: int, inner: int, out: np.ndarray
+) -> None:
+    """`size` values from flat index `first` on of the k-th array, one after the other, in the type of `out`."""
+    length = unit_length_of(channels, inner)
+    unit, place, done = first // length, first % length, 0
+    while done < size:
+        i, at, _ = segment_place(unit, place, channels, inner)
+        count = min(length - place, size - done)
+        row, into = row_at(places, k, i, like), out[done : done + count]
+        load(row, at, count, into)
+        copy(window(row, at, count, into), into)
+        unit, place, done = unit + 1, 0, done + count
+
+
+@jit_inline
 def spread(vector: np.ndarray, c: int, buffer: np.ndarray) -> None:
     """Fill the buffer with a channel's constant."""
     for j in range(buffer.size):
         buffer[j] = vector[c]
 
 
-@jit
+@jit_inline
 def copy(source: np.ndarray, into: np.ndarray) -> None:
     """Copy a vector to the beginning of another; an assignment of slices would first make a copy of its own."""
     for j in range(source.size):
@@ -144,7 +164,7 @@ def total(vector: np.ndarray) -> Any:
     return s
 
 
-@jit
+@jit_inline
 def activate(x: np.ndarray, scale: np.ndarray, shift: np.ndarray, kind: int, slope: float, out: np.ndarray) -> None:
     """out = activation(x * scale + shift); NaN passes. x and out may be one array."""
     zero, six = out.dtype.type(0), out.dtype.type(SIX)
@@ -171,7 +191,7 @@ def activate(x: np.ndarray, scale: np.ndarray, shift: np.ndarray, kind: int, slo
             out[j] = six if u > six else u
 
 
-@jit
+@jit_inline
 def flag(x: np.ndarray, scale: np.ndarray, shift: np.ndarray, kind: int, flags: np.ndarray) -> None:
     """The activation's mask, a byte a value: u > 0, or the region of relu6."""
     zero, six = x.dtype.type(0), x.dtype.type(SIX)
@@ -187,7 +207,7 @@ def flag(x: np.ndarray, scale: np.ndarray, shift: np.ndarray, kind: int, flags: 
             flags[j] = np.uint8(u > zero)
 
 
-@jit
+@jit_inline
 def gate(
     d: np.ndarray, x: np.ndarray, scale: np.ndarray, shift: np.ndarray, kind: int, slope: float, out: np.ndarray
 ) -> None:
@@ -200,15 +220,17 @@ def gate(
         for j in range(d.size):
             u = x[j] * scale[j]
             u = u + shift[j]
-            out[j] = zero if u <= zero or u >= six else d[j]
+            value = d[j]
+            out[j] = zero if (u <= zero) | (u >= six) else value
     else:
         for j in range(d.size):
             u = x[j] * scale[j]
             u = u + shift[j]
-            out[j] = d[j] if u > zero else d[j] * slope
+            value = d[j]
+            out[j] = value if u > zero else value * slope
 
 
-@jit
+@jit_inline
 def choose(d: np.ndarray, flags: np.ndarray, kind: int, slope: float, high: float, out: np.ndarray) -> None:
     """out = d where the flag is 1; else what is left of it: `high` at 2, d * slope for leaky_relu, or 0."""
     zero = out.dtype.type(0)
@@ -217,8 +239,10 @@ def choose(d: np.ndarray, flags: np.ndarray, kind: int, slope: float, high: floa
             out[j] = d[j]
     elif kind == LEAKY_RELU:
         for j in range(d.size):
-            out[j] = d[j] if flags[j] == 1 else d[j] * slope
+            value = d[j]
+            out[j] = value if flags[j] == 1 else value * slope
     else:
         for j in range(d.size):
+            value = d[j]
             other = high if flags[j] == 2 else zero
-            out[j] = d[j] if flags[j] == 1 else other
+            out[j] = value if flags[j] == 1 else other
