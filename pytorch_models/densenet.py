@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,9 @@ from pytorch_models.saving import (
     why_block_is_plain,
     why_norm_act_is_plain,
 )
-from pytorch_models.weights import adopt_densenet_names
+from pytorch_models.segments import give_configs, run_as_segment
+from pytorch_models.weights import canonical_densenet_name
+from pytorch_models.zoo_model import ZooModel
 from zoo.densenet import DenseNetConfig
 from zoo.policy import MemoryPolicy
 
@@ -135,11 +138,12 @@ class Features(nn.Sequential):
     def __init__(self, config: DenseNetConfig, policy: MemoryPolicy) -> None:
         super().__init__()
         self.policy = policy
+        self.checkpoint_stages = False
         channels = config.num_init_features
         if config.small_inputs:
-            self.conv0 = nn.Conv2d(3, channels, kernel_size=3, stride=1, padding=1, bias=False)
+            self.conv0 = nn.Conv2d(config.in_chans, channels, kernel_size=3, stride=1, padding=1, bias=False)
         else:
-            self.conv0 = nn.Conv2d(3, channels, kernel_size=7, stride=2, padding=3, bias=False)
+            self.conv0 = nn.Conv2d(config.in_chans, channels, kernel_size=7, stride=2, padding=3, bias=False)
             self.norm0 = nn.BatchNorm2d(channels, eps=config.norm_epsilon)
             self.relu0 = nn.ReLU(policy.inplace_activations)
             self.pool0 = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
@@ -153,30 +157,58 @@ class Features(nn.Sequential):
         self.norm5 = nn.BatchNorm2d(channels, eps=config.norm_epsilon)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> (N, C, h, w), normalised but not yet through the last ReLU."""
+        """(N, in_chans, H, W) -> (N, C, h, w), normalised but not yet through the last ReLU."""
         return self.norm5(self.before_last_norm(images))
 
     def before_last_norm(self, images: Tensor) -> Tensor:
         """The output of the last dense block."""
-        memory_format = convolution_format(images, getattr(self.conv0, "weight", images))
+        values = self._stem(images)
+        for stage in self._stages():
+            values = self._run(stage, values, images)
+        return values
+
+    def block_outputs(self, images: Tensor) -> Iterator[Tensor]:
+        """The output of each dense block."""
+        values = self._stem(images)
+        for block, *transition in self._stages():
+            values = self._run((block,), values, images)
+            yield values
+            if transition:
+                values = self._run(tuple(transition), values, images)
+
+    def _stem(self, images: Tensor) -> Tensor:
         values = self.conv0(images)
         if hasattr(self, "norm0"):
             stem: tuple[nn.Module, ...] = (self.norm0, self.relu0, self.pool0)
-            if self.policy.recompute_activations:
-                values = norm_act_then(values, *stem)
-            else:
-                for module in stem:
-                    values = module(values)
-        for name, module in self.named_children():
-            if name.startswith(("denseblock", "transition")):
-                values = module(values)
-            if name.startswith("transition"):
-                # Blocks with shared storage return channels_last; dropout draws its masks in the model's own order.
-                values = values.contiguous(memory_format=memory_format)
+            return norm_act_then(values, *stem) if self.policy.recompute_activations else _in_turn(stem, values)
         return values
 
+    def _stages(self) -> list[tuple[nn.Module, ...]]:
+        """Each dense block with the transition after it."""
+        stages: list[tuple[nn.Module, ...]] = []
+        for name, module in self.named_children():
+            if name.startswith("denseblock"):
+                stages.append((module,))
+            elif name.startswith("transition"):
+                stages[-1] = (*stages[-1], module)
+        return stages
 
-class DenseNet(nn.Module):
+    def _run(self, modules: tuple[nn.Module, ...], values: Tensor, images: Tensor) -> Tensor:
+        memory_format = convolution_format(images, getattr(self.conv0, "weight", images))
+
+        def run(values: Tensor) -> Tensor:
+            values = _in_turn(modules, values)
+            # Blocks with shared storage return channels_last; dropout draws its masks in the model's own order.
+            return values if isinstance(modules[-1], DenseBlock) else values.contiguous(memory_format=memory_format)
+
+        return run_as_segment(modules, run, values) if self.checkpoint_stages else run(values)
+
+
+def _in_turn(modules: Sequence[nn.Module], values: Tensor) -> Tensor:
+    return functools.reduce(lambda found, module: module(found), modules, values)
+
+
+class DenseNet(ZooModel):
     """DenseNet (Huang et al. 2017, arXiv:1608.06993), with exact memory saving.
 
     Args:
@@ -187,8 +219,9 @@ class DenseNet(nn.Module):
         keep_bottleneck: with `efficient`, keep the 1x1 outputs too: more bytes, less time.
         opt_memory: one of the five classic levels 0..4 instead of `efficient`, see `zoo.policy.MemoryPolicy`.
         flavour: whose constants, "torchvision" or "keras".
+        in_chans: channels of the images.
 
-    Input (N, 3, H, W), any floating dtype; output (N, num_classes).
+    Input (N, in_chans, H, W), any floating dtype; output (N, num_classes).
 
     Raises:
         TypeError, ValueError: naming the argument, what came and what is needed.
@@ -198,6 +231,8 @@ class DenseNet(nn.Module):
         >>> model(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
+
+    canonical_name = staticmethod(canonical_densenet_name)
 
     def __init__(
         self,
@@ -213,24 +248,25 @@ class DenseNet(nn.Module):
         keep_bottleneck: bool = False,
         opt_memory: int | None = None,
         flavour: str = "torchvision",
+        in_chans: int = 3,
     ) -> None:
         super().__init__()
-        self.config = DenseNetConfig(
+        shape = (
             growth_rate,
-            block_config,  # type: ignore[arg-type]
+            block_config,
             compression,
             num_init_features,
             bn_size,
             drop_rate,
             num_classes,
             small_inputs,
-            flavour,
         )
+        self.spec = DenseNetConfig(*shape, flavour, in_chans)  # type: ignore[arg-type]
         self.policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory)
-        self.features = Features(self.config, self.policy)
-        self.classifier = nn.Linear(self.config.block_widths()[-1], num_classes)
+        self.features = Features(self.spec, self.policy)
+        self.classifier = nn.Linear(self.spec.block_widths()[-1], num_classes)
         self._initialise()
-        self.register_load_state_dict_pre_hook(adopt_densenet_names)
+        give_configs(self)
 
     @classmethod
     def from_config(cls, config: DenseNetConfig, policy: MemoryPolicy = MemoryPolicy()) -> DenseNet:  # noqa: B008 - frozen
@@ -244,8 +280,8 @@ class DenseNet(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> (N, num_classes) scores."""
-        channels = getattr(getattr(self.features, "conv0", None), "in_channels", 3)
+        """(N, in_chans, H, W) -> (N, num_classes) scores."""
+        channels = getattr(getattr(self.features, "conv0", None), "in_channels", self.spec.in_chans)
         if images.dim() != 4 or images.shape[1] != channels:
             needed = f"(N, {channels}, height, width)"
             raise ValueError(f"DenseNet needs images of shape {needed}, not {tuple(images.shape)}")
@@ -256,3 +292,8 @@ class DenseNet(nn.Module):
         else:
             pooled = F.adaptive_avg_pool2d(F.relu(self.features(images)), 1).flatten(1)
         return self.classifier(pooled)
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """What each dense block gives, from the largest map to the smallest; the last is normalised and activated."""
+        *maps, last = self.features.block_outputs(images)
+        return [*maps, F.relu(self.features.norm5(last))]

@@ -54,7 +54,7 @@ def train(model: nn.Module, data: ImageData, options: TrainingOptions) -> Traini
     devices = devices_for(options.device)
     if options.batch_size < len(devices):
         raise ValueError(f"batch_size={options.batch_size} is less than one image for each of {len(devices)} GPUs")
-    network = describe_network(getattr(model, "config", None))
+    network = describe_network(getattr(model, "spec", None))
     folder = RunFolder.open(options.settings(), network=network) if options.save is not None else None
     if len(devices) > 1:
         return train_distributed(model, data, options, devices, folder)
