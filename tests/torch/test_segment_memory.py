@@ -9,7 +9,7 @@ from tiny_densenet import images
 from torch import Tensor, nn
 
 from pytorch_models import checkpoint_segments, measure_step
-from pytorch_models.tracker import track_peak
+from pytorch_models.tracker import MemoryTracker, track_peak
 
 
 @pytest.mark.quick
@@ -73,3 +73,20 @@ def test_the_second_runs_memory_is_freed_as_the_backward_pass_goes() -> None:
     one = 4 * 8 * 32 * 32 * 4
     assert peak(None) > 24 * one  # 24 operators' results
     assert peak("*") < 14 * one  # 6 inputs, then a segment's 4 results and gradients on their way
+
+
+def test_a_buffer_that_does_not_change_is_not_kept_twice() -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("shift", torch.ones(10_000))
+
+        def forward(self, values: Tensor) -> Tensor:
+            return (values.sigmoid() + self.shift.mean()).tanh()
+
+    model = Shifted()
+    checkpoint_segments(model, "")
+    values = torch.randn(10, requires_grad=True)
+    with MemoryTracker([values, model.shift]) as tracker:
+        outputs = model(values)
+    assert tracker.live_bytes == outputs.nbytes

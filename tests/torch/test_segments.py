@@ -190,10 +190,18 @@ def test_buffers_that_a_forward_pass_reads_and_moves() -> None:
         model = small_net()
         torch.manual_seed(7)
         parametrizations.spectral_norm(model[0][0])
+        parametrizations.spectral_norm(model[1][0])
         models.append(model)
     checkpoint_segments(models[1], ["0", "1"])
     for seed in range(3):
         assert_same(step(models[1], images(seed=seed)), step(models[0], images(seed=seed)), tolerance=0.0)
+    torch.manual_seed(0)
+    models[1].zero_grad()
+    outputs = models[1](images())
+    outputs.sum().backward(retain_graph=True)
+    once = models[1][1][0].parametrizations.weight.original.grad.clone()
+    outputs.sum().backward()
+    assert torch.equal(models[1][1][0].parametrizations.weight.original.grad, 2 * once)
 
 
 def test_functional_calls_use_the_parameters_they_were_given() -> None:
