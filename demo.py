@@ -94,6 +94,8 @@ def demo(
         experiment = plan(flags)
     if resume and say_if_finished(experiment):
         return
+    with command.expected_errors(command.USAGE):
+        check_gpu(framework, device)
     with command.expected_errors(command.FAILED):
         images = experiment.load_data()
     with command.expected_errors(command.USAGE):
@@ -113,6 +115,16 @@ def demo(
     if result.folder is not None:
         memory = f", {COMPARISON}" if compare else ""
         print(f"saved   {result.folder}: config.json, {METRICS}, {PICTURE}{memory}, best and last checkpoint")
+
+
+def check_gpu(framework: str, device: str) -> None:
+    """Refuse a GPU that is not there before data is read or downloaded: the one flag that only a framework can check.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    if device.startswith("cuda"):
+        frameworks.load(framework).check_device(device, False)
 
 
 def say_if_finished(experiment: Experiment) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pytorch_models.densenet import DenseNet
 from pytorch_models.devices import check_device, set_seed
+from pytorch_models.features import feature_extractor
 from pytorch_models.measure import measure_step
 from pytorch_models.out_of_memory import is_out_of_memory
 from pytorch_models.segments import checkpoint_segments
@@ -20,6 +21,7 @@ __all__ = [
     "build_model",
     "check_device",
     "checkpoint_segments",
+    "feature_extractor",
     "is_out_of_memory",
     "load_weights",
     "measure_step",

@@ -26,14 +26,26 @@ def canonical_densenet_name(name: str) -> str:
     return _DOTTED_LAYER.sub(r"\1\2.\3", name)
 
 
-def adopt_names(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """`load_state_dict` pre-hook: rename the keys below `prefix` as the model's family does, keeping their order."""
+def adopt_names(module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    """`load_state_dict` pre-hook: rename the keys below `prefix` as the model's family does, keeping their order.
+
+    Where the head is for other classes, torch's error gets the advice that it lacks.
+    """
     renamed = {
         prefix + _canonical_name(module, name[len(prefix) :]) if name.startswith(prefix) else name: value
         for name, value in state_dict.items()
     }
     state_dict.clear()
     state_dict.update(renamed)
+    *_, errors = rest
+    own = module.state_dict()
+    name = next((name for name in own if name.startswith(f"{_head(module)}.")), None)
+    came = state_dict.get(f"{prefix}{name}")
+    if name is not None and isinstance(came, Tensor) and came.shape != own[name].shape:
+        errors.append(
+            f"{_head(module)} here is for {len(own[name])} classes, there for {len(came)}: pytorch_models.load_weights "
+            "loads a file without its head, and says so."
+        )
 
 
 def load_weights(model: nn.Module, path: str | Path, *, resize_head: bool = True) -> None:
@@ -62,7 +74,7 @@ def load_weights(model: nn.Module, path: str | Path, *, resize_head: bool = True
     found = {_canonical_name(model, name): tensor for name, tensor in found.items()}
     own = model.state_dict()
     needed, came = _shapes(own), _shapes(found)
-    head = getattr(getattr(model, "spec", None), "head", None) if resize_head else None
+    head = _head(model) if resize_head else None
     try:
         resized = canonical.heads_that_differ(needed, came, head)
     except WeightsError as error:
@@ -106,6 +118,10 @@ def canonical_weights(model: nn.Module) -> dict[str, np.ndarray]:
         name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy().copy()
         for name, tensor in tensors.items()
     }
+
+
+def _head(model: nn.Module) -> str | None:
+    return getattr(getattr(model, "spec", None), "head", None)
 
 
 def _inner(model: nn.Module) -> nn.Module:
