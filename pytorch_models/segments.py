@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pytorch_models.saving.eligibility import graph_is_being_exported
+from pytorch_models.saving.eligibility import PlainPathWarning, graph_is_being_exported, why_call_is_plain
 from pytorch_models.segment_call import call_segment
 from zoo.choices import unknown
 from zoo.weights import strip_wrappers
@@ -77,6 +78,10 @@ def run_as_segment(
 ) -> Any:
     """`forward(*args, **kwargs)`, which uses `modules`, as one segment; without gradients, just that."""
     if not torch.is_grad_enabled() or graph_is_being_exported():
+        return forward(*args, **kwargs)
+    reason = why_call_is_plain()
+    if reason is not None:
+        warnings.warn(f"a segment runs the plain way and saves no memory: {reason}", PlainPathWarning, stacklevel=3)
         return forward(*args, **kwargs)
     return call_segment(modules, forward, args, kwargs)
 

@@ -15,7 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from pytorch_models.saving.dense_call import autocast_dtype_of, autocast_to
-from pytorch_models.saving.eligibility import PlainPathWarning, graph_is_being_exported, why_norm_act_is_plain
+from pytorch_models.saving.eligibility import (
+    PlainPathWarning,
+    graph_is_being_exported,
+    why_call_is_plain,
+    why_norm_act_is_plain,
+)
 from pytorch_models.saving.norm import (
     Affine,
     affine,
@@ -53,7 +58,7 @@ def norm_act_then(inputs: Tensor, norm: nn.Module, relu: nn.Module, *tail: nn.Mo
         ValueError: a single value per channel in training.
         RuntimeError: in the backward pass, when gradients of gradients are asked for.
     """
-    reason = why_norm_act_is_plain(norm, relu, *tail)
+    reason = why_call_is_plain() or why_norm_act_is_plain(norm, relu, *tail)
     if reason is not None:
         warnings.warn(f"norm+ReLU runs the plain way and saves no memory: {reason}", PlainPathWarning, stacklevel=3)
     if reason is not None or graph_is_being_exported():

@@ -135,9 +135,7 @@ def test_a_head_for_other_classes_is_left_out_and_named(tmp_path: Path, suffix: 
     torch.manual_seed(4)
     model = DenseNet(**TINY)
     head = model.classifier.weight.clone()
-    with pytest.warns(
-        HeadResizedWarning, match=r"classifier was not loaded: .* 9 classes, the model has 5.*afresh"
-    ):
+    with pytest.warns(HeadResizedWarning, match=r"classifier was not loaded: .* 9 classes, the model has 5.*afresh"):
         load_weights(model, path)
     assert torch.equal(model.classifier.weight, head)
     assert same(model, source, but="classifier")
