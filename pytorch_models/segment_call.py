@@ -108,10 +108,12 @@ class _Slot:
         if self.before is not None:
             return self.before.clone()
         if self.version is not None and self.version != version(self.tensor):
-            kind = "parameter" if self.is_parameter else "buffer"
+            kind, advice = "buffer", "call it in training mode"
+            if self.is_parameter:
+                kind, advice = "parameter", "step the optimizer"
             raise RuntimeError(
                 f"{kind} {self.name} of a segment was modified by an inplace operation between the forward and the "
-                "backward pass, so that the segment cannot be run again: step the optimizer after backward()"
+                f"backward pass, so that the segment cannot be run again: {advice} after backward() only"
             )
         return self.tensor
 

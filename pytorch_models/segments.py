@@ -27,8 +27,9 @@ def checkpoint_segments(model: nn.Module, names: str | Iterable[str]) -> Segment
     Outputs, gradients, BatchNorm statistics, dropout masks and the random stream are those of the model without
     segments. Consecutive modules are consecutive segments; segments may lie inside one another, and a module may be
     called several times. Without gradients (eval under `no_grad`) nothing is kept and nothing is done twice. Each
-    module gets a `.config` as the zoo's modules have, unless it has one of its own. Hooks of modules inside a
-    segment, and whatever else its Python code does, happen twice.
+    module gets a `.config` as the zoo's modules have, unless it has one of its own. What else a segment's Python code
+    does happens twice: hooks of modules inside it, draws from `random` or NumPy, additions to an object that is passed
+    in (so `use_cache=False` for transformers models). `torch.nn.DataParallel` is not supported.
 
     Args:
         model: any module; its classes are left as they are.

@@ -181,6 +181,8 @@ def measure(
         _check_size(argument, value, may_be_none=argument == "image_size")
     if not _DEVICE.fullmatch(device):
         raise ValueError(f"measure: device must be cpu, cuda or cuda:<number>, not {device!r}")
+    if flags.get("features_only"):
+        raise TypeError("measure: features_only=True has no loss to measure a training step with")
     if not isinstance(name_or_model, str) and flags:
         given = ", ".join(flags)
         raise TypeError(f"measure: {given} given with a model that is built already: give its name instead")

@@ -183,6 +183,19 @@ def test_weights_changed_before_the_backward_pass_are_noticed() -> None:
         outputs.sum().backward()
 
 
+def test_running_statistics_moved_before_the_backward_pass_are_noticed() -> None:
+    """Torch itself would use the moved ones without a word."""
+    model = small_net().eval()
+    checkpoint_segments(model, ["0", "1"])
+    outputs = model(images())
+    with torch.no_grad():
+        model.train()(images(seed=2))
+    with pytest.raises(
+        RuntimeError, match=r"buffer 1\.num_batches_tracked of a segment.*in training mode after"
+    ):
+        outputs.sum().backward()
+
+
 def test_buffers_that_a_forward_pass_reads_and_moves() -> None:
     """Spectral norm iterates on its own buffers: the second run starts where the first did, and leaves no trace."""
     models = []
