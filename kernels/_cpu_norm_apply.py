@@ -9,7 +9,7 @@ import numpy as np
 
 from kernels import norm_arguments
 from kernels._cpu_codes import SPAN, unpack_span
-from kernels._cpu_formats import bf16_value, load, store, window
+from kernels._cpu_formats import bf16_value, load, multiply_add, store, window
 from kernels._cpu_group import decode_group, group_minimum, split_minima
 from kernels._cpu_rows import (
     RELU6,
@@ -34,8 +34,7 @@ from kernels.formats import compute_type
 def affine_span(z: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
     """out = weight * z + bias."""
     for j in range(z.size):
-        a = weight[j] * z[j]
-        out[j] = a + bias[j]
+        out[j] = multiply_add(z[j], weight[j], bias[j])
 
 
 @jit_inline
@@ -136,7 +135,7 @@ def dequantize_affine(
 def subtract_span(x: np.ndarray, mean: np.ndarray, constant: np.ndarray, slope: np.ndarray, into: np.ndarray) -> None:
     """into -= constant + (x - mean) * slope."""
     for j in range(x.size):
-        into[j] -= constant[j] + (x[j] - mean[j]) * slope[j]
+        into[j] -= multiply_add(x[j] - mean[j], slope[j], constant[j])
 
 
 @jit

@@ -8,7 +8,7 @@ import numba
 import numpy as np
 
 from kernels import norm_arguments
-from kernels._cpu_formats import load, store, window
+from kernels._cpu_formats import load, multiply_add, store, window
 from kernels._cpu_group import NO_CODES, split_minima
 from kernels._cpu_norm_masked import add_terms, masked_sums
 from kernels._cpu_rows import (
@@ -45,21 +45,19 @@ def relu_terms(
     zero = into.dtype.type(0)
     if accumulate:
         for j in range(d.size):
-            u = x[j] * scale[j]
-            u = u + shift[j]
+            u = multiply_add(x[j], scale[j], shift[j])
             value = d[j]
             gated = value if u > zero else zero
             sum_d[j] += gated
-            sum_dx[j] += gated * (x[j] - mean[j])
-            into[j] += gated * scale[j]
+            sum_dx[j] = multiply_add(gated, x[j] - mean[j], sum_dx[j])
+            into[j] = multiply_add(gated, scale[j], into[j])
     else:
         for j in range(d.size):
-            u = x[j] * scale[j]
-            u = u + shift[j]
+            u = multiply_add(x[j], scale[j], shift[j])
             value = d[j]
             gated = value if u > zero else zero
             sum_d[j] += gated
-            sum_dx[j] += gated * (x[j] - mean[j])
+            sum_dx[j] = multiply_add(gated, x[j] - mean[j], sum_dx[j])
             into[j] = gated * scale[j]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from kernels import norm_arguments
 from kernels._cpu_codes import SPAN, unpack_span
-from kernels._cpu_formats import bf16_value, load, store, window
+from kernels._cpu_formats import bf16_value, load, multiply_add, store, window
 from kernels._cpu_group import decode_group, group_minimum
 from kernels._cpu_rows import (
     RELU6,
@@ -43,10 +43,10 @@ def add_terms(
     """Add d and d * (x - mean) to the sums, and d * scale to the target, or put it there."""
     for j in range(d.size):
         sum_d[j] += d[j]
-        sum_dx[j] += d[j] * (x[j] - mean[j])
+        sum_dx[j] = multiply_add(d[j], x[j] - mean[j], sum_dx[j])
     if accumulate:
         for j in range(d.size):
-            into[j] += d[j] * scale[j]
+            into[j] = multiply_add(d[j], scale[j], into[j])
     else:
         for j in range(d.size):
             into[j] = d[j] * scale[j]

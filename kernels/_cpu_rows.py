@@ -18,7 +18,7 @@ from numba import types
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
-from kernels._cpu_formats import load, window
+from kernels._cpu_formats import load, multiply_add, window
 from kernels._cpu_threads import jit, jit_inline, jit_sum
 from kernels.norm_arguments import Rows
 
@@ -170,23 +170,19 @@ def activate(x: np.ndarray, scale: np.ndarray, shift: np.ndarray, kind: int, slo
     zero, six = out.dtype.type(0), out.dtype.type(SIX)
     if kind == LEAKY_RELU:
         for j in range(x.size):
-            u = x[j] * scale[j]
-            u = u + shift[j]
+            u = multiply_add(x[j], scale[j], shift[j])
             out[j] = u if u > zero else u * slope
         return
     if kind == IDENTITY:
         for j in range(x.size):
-            u = x[j] * scale[j]
-            out[j] = u + shift[j]
+            out[j] = multiply_add(x[j], scale[j], shift[j])
     elif kind == RELU:
         for j in range(x.size):
-            u = x[j] * scale[j]
-            u = u + shift[j]
+            u = multiply_add(x[j], scale[j], shift[j])
             out[j] = zero if u < zero else u
     else:
         for j in range(x.size):
-            u = x[j] * scale[j]
-            u = u + shift[j]
+            u = multiply_add(x[j], scale[j], shift[j])
             u = zero if u < zero else u
             out[j] = six if u > six else u
 
@@ -197,13 +193,11 @@ def flag(x: np.ndarray, scale: np.ndarray, shift: np.ndarray, kind: int, flags: 
     zero, six = x.dtype.type(0), x.dtype.type(SIX)
     if kind == RELU6:
         for j in range(x.size):
-            u = x[j] * scale[j]
-            u = u + shift[j]
+            u = multiply_add(x[j], scale[j], shift[j])
             flags[j] = np.uint8(0) if u <= zero else (np.uint8(2) if u >= six else np.uint8(1))
     else:
         for j in range(x.size):
-            u = x[j] * scale[j]
-            u = u + shift[j]
+            u = multiply_add(x[j], scale[j], shift[j])
             flags[j] = np.uint8(u > zero)
 
 
@@ -218,14 +212,12 @@ def gate(
             out[j] = d[j]
     elif kind == RELU6:
         for j in range(d.size):
-            u = x[j] * scale[j]
-            u = u + shift[j]
+            u = multiply_add(x[j], scale[j], shift[j])
             value = d[j]
             out[j] = zero if (u <= zero) | (u >= six) else value
     else:
         for j in range(d.size):
-            u = x[j] * scale[j]
-            u = u + shift[j]
+            u = multiply_add(x[j], scale[j], shift[j])
             value = d[j]
             out[j] = value if u > zero else value * slope
 

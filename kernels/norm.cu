@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(kThreads)
     gather(place, values, stride, x);
     const A* const vectors[2] = {scale, shift};
     with_channels(place, vectors, [&](int j, const A(&v)[2]) {
-        const A u = widen(x[j]) * v[0] + v[1];
+        const A u = multiply_add(widen(x[j]), v[0], v[1]);
         if (j < place.count) bits |= mask_of(u, activation) << j * mask_width(activation);
         narrow(activate(u, activation, A(slope)), y[j]);
     });
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : kLast ? 2 : 3)
             with_channels(place, vectors, [&](int j, const A(&v)[4]) {
                 const A wide_x = widen(x[j]);
                 zhat[j] = float((wide_x - v[0]) * v[1]);
-                const A u = wide_x * v[2] + v[3];
+                const A u = multiply_add(wide_x, v[2], v[3]);
                 if (j < here) flags |= mask_of(u, activation) << j * mask_width(activation);
                 narrow(activate(u, activation, A(slope)), y[j]);
             });
@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(kThreads)
     const A* const vectors[2] = {weight, bias};
     with_channels(place, vectors, [&](int j, const A(&v)[2]) {
         const u32 flag = flags >> j * width & ((1u << width) - 1);
-        A a = masked(A(zhat[j]) * v[0] + v[1], flag, activation, A(slope));
+        A a = masked(multiply_add(A(zhat[j]), v[0], v[1]), flag, activation, A(slope));
         if (activation == kRelu6 && flag == 2) a = 6;
         narrow(a, y[j]);
     });
@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(kThreads)
     gather(place, static_cast<const T*>(target), target_stride, y);
     const A* const vectors[3] = {mean, constant, slope};
     with_channels(place, vectors, [&](int j, const A(&v)[3]) {
-        narrow(widen(y[j]) - (v[1] + (widen(x[j]) - v[0]) * v[2]), y[j]);
+        narrow(widen(y[j]) - multiply_add(widen(x[j]) - v[0], v[2], v[1]), y[j]);
     });
     scatter(place, target, target_stride, y);
 }

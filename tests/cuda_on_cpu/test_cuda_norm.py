@@ -202,6 +202,24 @@ def test_masks_at_the_very_ends_of_a_region(cuda: Any, numbers: Any, same: Any, 
     same(outs[1], outs[0])
 
 
+@pytest.mark.parametrize("activation", ["relu", "relu6", "leaky_relu"])
+def test_masks_where_the_product_rounds_to_minus_the_shift(cuda: Any, numbers: Any, same: Any, activation: str) -> None:
+    """There the sum rounded once is what the product's rounding left over, of either sign; rounded twice it is 0."""
+    x, scale = numbers.floats("float32", 1, 300), numbers.vector("float32", 300, -2, 2)
+    shift = -(x[0] * scale) + (6 if activation == "relu6" else 0)
+    masks, sums, targets = [], [], []
+    for backend in (reference, cuda):
+        masks.append(np.zeros(mask_size(activation, x), np.uint8))
+        backend.affine_activation(x, scale, shift, np.empty_like(x), activation=activation, mask=masks[-1])
+        targets.append(np.ones_like(x))
+        norm = (np.zeros(300, np.float32), np.ones(300, np.float32), scale, shift)
+        sums.append(backend.norm_backward(x, x, *norm, target=targets[-1], accumulate=True, activation=activation))
+    same(masks[1], masks[0])
+    same(targets[1], targets[0])
+    same(sums[1][0], sums[0][0])
+    assert len(set(masks[0].tolist())) > 5
+
+
 def test_only_the_view_is_written(cuda: Any, numbers: Any) -> None:
     """The gaps between the rows of a channel slice keep what they hold."""
     for shape in ((40, 20), (6, 20, 15)):
