@@ -9,62 +9,31 @@ import numpy as np
 
 from kernels import norm_arguments
 from kernels._cpu_codes import SPAN, unpack_span
-from kernels._cpu_formats import bf16_value, load, multiply_add, store, window
+from kernels._cpu_formats import bf16_value, load, store, window
 from kernels._cpu_group import decode_group, group_minimum, split_minima
-from kernels._cpu_rows import (
-    RELU6,
-    SIX,
-    activation_number,
-    choose,
-    copy,
-    places_of,
-    row_at,
-    segment_place,
-    spread,
-    unit_length,
-    unit_length_of,
-    unit_place,
-    unit_range,
-)
+from kernels._cpu_loops import IDENTITY, RELU6, SIX, activate, activation_number, choose, subtract
+from kernels._cpu_rows import constants, in_order, in_units, row_at, spread, spread_span, unit_place, window_if, write
 from kernels._cpu_threads import jit, jit_inline, jit_parallel, most_threads, run
 from kernels.formats import compute_type
 
 
 @jit_inline
-def affine_span(z: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
-    """out = weight * z + bias."""
-    for j in range(z.size):
-        out[j] = multiply_add(z[j], weight[j], bias[j])
-
-
-@jit_inline
 def rebuild_span(
-    first: int, size: int, layout: tuple[Any, ...], z: np.ndarray, flags: np.ndarray, rooms: np.ndarray
+    first: int, size: int, args: tuple[Any, ...], z: np.ndarray, flags: np.ndarray, rooms: np.ndarray
 ) -> None:
     """Rebuild `size` values from flat index `first` on, given their zhat and flags."""
-    places, like, channels, inner, weight, bias, kind, slope = layout
-    made, chosen, length = rooms[2], rooms[3], unit_length_of(channels, inner)
-    unit, place, done = first // length, first % length, 0
-    while done < size:
-        _, _, c = segment_place(unit, place, channels, inner)
-        count = min(length - place, size - done)
-        if inner == 1:
-            factor, offset = weight[c:], bias[c:]
-        else:
-            factor, offset = rooms[0][:count], rooms[1][:count]
-            spread(weight, c, factor)
-            spread(bias, c, offset)
-        affine_span(z[done : done + count], factor, offset, made[done:])
-        unit, place, done = unit + 1, 0, done + count
-    choose(made[:size], flags, kind, slope, weight.dtype.type(SIX), chosen)
-    unit, place, done = first // length, first % length, 0
-    while done < size:
-        i, at, _ = segment_place(unit, place, channels, inner)
-        count = min(length - place, size - done)
-        row, part = row_at(places, 0, i, like), chosen[done : done + count]
-        store(row, at, count, part, False)
-        copy(part, window(row, at, count, part))
-        unit, place, done = unit + 1, 0, done + count
+    layout, weight, bias, kind, slope = args[:5], args[5][0], args[5][1], args[6], args[7]
+    places, like, channels, inner, dense = layout
+    if inner > 1:
+        spread_span(weight, first, size, channels, inner, rooms[2])
+        spread_span(bias, first, size, channels, inner, rooms[3])
+    c = first % channels if inner == 1 else 0
+    factor, offset = window_if(inner == 1, weight, c, size, rooms[2]), window_if(inner == 1, bias, c, size, rooms[3])
+    load(z, 0, size, rooms[1])
+    activate(window(z, 0, size, rooms[1]), factor, offset, IDENTITY, slope, rooms[0])
+    into = window_if(dense, row_at(places, 0, 0, like), first, size, rooms[1])
+    choose(rooms[0][:size], flags, kind, slope, weight.dtype.type(SIX), into)
+    write(0, first, size, layout, rooms[1])
 
 
 @jit
@@ -112,15 +81,11 @@ def dequantize_affine(
     one = norm_arguments.coded(where, out, codes, minima, steps, bits, group)
     norm_arguments.mask(where, activation, mask, out.size, needed=True)
     kind, threads = compute_type(rows.name), most_threads()
+    layout = in_order(rows, out)
     args = (
-        *places_of(rows, out),
-        rows.channels,
-        rows.inner,
-        weight,
-        bias,
-        activation_number(activation),
-        kind(slope),
-        out.size,
+        *layout.args,
+        layout.repeated(weight, bias),
+        *(activation_number(activation), kind(slope), out.size),
         *(codes.reshape(-1), *split_minima(minima), steps.reshape(-1), one.bits, one.group),
         np.empty(0, np.uint8) if mask is None else mask.reshape(-1),
         np.empty((threads, SPAN), np.uint8),
@@ -132,32 +97,27 @@ def dequantize_affine(
 
 
 @jit
-def subtract_span(x: np.ndarray, mean: np.ndarray, constant: np.ndarray, slope: np.ndarray, into: np.ndarray) -> None:
-    """into -= constant + (x - mean) * slope."""
-    for j in range(x.size):
-        into[j] -= multiply_add(x[j] - mean[j], slope[j], constant[j])
-
-
-@jit
 def subtract_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray) -> None:
     """Part t of the units."""
-    places, like, outer, channels, inner, mean, constant, slope = args
+    places, like, units, length, channels, inner, total, mean, constant, slope = args
     rooms = scratch[t]
-    first, last, length = unit_range(t, parts, outer, channels, inner)
-    about, offset, factor = (mean, constant, slope) if inner == 1 else (rooms[2], rooms[3], rooms[4])
-    for unit in range(first, last):
+    about, offset, factor = rooms[2], rooms[3], rooms[4]
+    constants(mean, inner, about)
+    constants(constant, inner, offset)
+    constants(slope, inner, factor)
+    for unit in range(t * units // parts, (t + 1) * units // parts):
         i, c = unit_place(unit, channels, inner)
         if inner > 1:
             spread(mean, c, about)
             spread(constant, c, offset)
             spread(slope, c, factor)
-        row, into_row = row_at(places, 0, i, like), row_at(places, 1, i, like)
-        for place in range(0, length, rooms.shape[1]):
-            count, at = min(rooms.shape[1], length - place), c * inner + place
+        row, into_row, size = row_at(places, 0, i, like), row_at(places, 1, i, like), min(length, total - unit * length)
+        for place in range(0, size, rooms.shape[1]):
+            count, at = min(rooms.shape[1], size - place), c * inner + place
             load(row, at, count, rooms[0])
             load(into_row, at, count, rooms[1])
             into = window(into_row, at, count, rooms[1])
-            subtract_span(window(row, at, count, rooms[0]), about, offset, factor, into)
+            subtract(window(row, at, count, rooms[0]), about, offset, factor, into)
             store(into_row, at, count, into, False)
 
 
@@ -180,7 +140,8 @@ def subtract_norm_terms(
     where = "subtract_norm_terms"
     vectors = {"mean": mean, "constant": constant, "slope": slope}
     rows = norm_arguments.rows(where, "values", values, dtype, {"target": target}, **vectors)
-    scratch: np.ndarray = np.empty((most_threads(), 5, unit_length(rows)), compute_type(rows.name))
-    args = (*places_of(rows, values, target), rows.outer, rows.channels, rows.inner, mean, constant, slope)
+    layout = in_units(rows, values, target)
+    scratch: np.ndarray = np.empty((most_threads(), 5, layout.length), compute_type(rows.name))
+    args = (*layout.args, mean, constant, slope)
     run(subtract_parts, subtract_part, values.size, args, scratch)
     return target
