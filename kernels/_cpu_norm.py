@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numba
@@ -15,10 +16,12 @@ from kernels._cpu_loops import RELU6, activate, activation_number, flag
 from kernels._cpu_noise import seed_stream
 from kernels._cpu_rows import (
     constants,
+    fetch,
     in_order,
     in_units,
     read,
     row_at,
+    rows_ahead,
     spread,
     spread_span,
     unit_place,
@@ -26,7 +29,7 @@ from kernels._cpu_rows import (
     write,
 )
 from kernels._cpu_threads import jit, jit_inline, jit_parallel, most_threads, run
-from kernels.formats import compute_type
+from kernels.formats import LARGEST, compute_type
 from kernels.quantized import Quantized
 
 
@@ -38,11 +41,13 @@ def affine_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray) 
     weight, bias = rooms[2], rooms[3]
     constants(scale, inner, weight)
     constants(shift, inner, bias)
+    ahead = rows_ahead(length)
     for unit in range(t * units // parts, (t + 1) * units // parts):
         i, c = unit_place(unit, channels, inner)
         if inner > 1:
             spread(scale, c, weight)
             spread(shift, c, bias)
+        fetch(0, i + ahead, c * inner, length, places, like)
         row, target, size = row_at(places, 0, i, like), row_at(places, 1, i, like), min(length, total - unit * length)
         for place in range(0, size, rooms.shape[1]):
             count, at = min(rooms.shape[1], size - place), c * inner + place
@@ -178,8 +183,10 @@ def _encode(
         np.empty((threads, SPAN), np.uint8),
     )
     run(encode_parts, encode_part, values.size, args, np.empty((threads, 6, SPAN), kind))
-    with np.errstate(over="ignore"):
-        return energy.sum(keepdims=True).astype(np.float32)
+    spent = energy.sum(keepdims=True)
+    # Beyond float32 it becomes an infinity; asking NumPy not to warn takes as long as a few checks of arguments.
+    with np.errstate(over="ignore") if spent[0] > LARGEST["float32"] else nullcontext():
+        return spent.astype(np.float32)
 
 
 # bits, group, wide, stream, start; codes, minima, wide minima, steps

@@ -12,7 +12,19 @@ from kernels._cpu_codes import SPAN, unpack_span
 from kernels._cpu_formats import bf16_value, load, store, window
 from kernels._cpu_group import decode_group, group_minimum, split_minima
 from kernels._cpu_loops import IDENTITY, RELU6, SIX, activate, activation_number, choose, subtract
-from kernels._cpu_rows import constants, in_order, in_units, row_at, spread, spread_span, unit_place, window_if, write
+from kernels._cpu_rows import (
+    constants,
+    fetch,
+    in_order,
+    in_units,
+    row_at,
+    rows_ahead,
+    spread,
+    spread_span,
+    unit_place,
+    window_if,
+    write,
+)
 from kernels._cpu_threads import jit, jit_inline, jit_parallel, most_threads, run
 from kernels.formats import compute_type
 
@@ -105,12 +117,15 @@ def subtract_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray
     constants(mean, inner, about)
     constants(constant, inner, offset)
     constants(slope, inner, factor)
+    ahead = rows_ahead(length)
     for unit in range(t * units // parts, (t + 1) * units // parts):
         i, c = unit_place(unit, channels, inner)
         if inner > 1:
             spread(mean, c, about)
             spread(constant, c, offset)
             spread(slope, c, factor)
+        fetch(0, i + ahead, c * inner, length, places, like)
+        fetch(1, i + ahead, c * inner, length, places, like)
         row, into_row, size = row_at(places, 0, i, like), row_at(places, 1, i, like), min(length, total - unit * length)
         for place in range(0, size, rooms.shape[1]):
             count, at = min(rooms.shape[1], size - place), c * inner + place

@@ -12,7 +12,18 @@ from kernels._cpu_formats import load, store, window
 from kernels._cpu_group import NO_CODES, split_minima
 from kernels._cpu_loops import activation_number, add_terms
 from kernels._cpu_norm_masked import masked_sums
-from kernels._cpu_rows import ROWS_IN_FLOAT32, constants, flush, in_units, row_at, spread, total, unit_place
+from kernels._cpu_rows import (
+    ROWS_IN_FLOAT32,
+    constants,
+    fetch,
+    flush,
+    in_units,
+    row_at,
+    rows_ahead,
+    spread,
+    total,
+    unit_place,
+)
 from kernels._cpu_threads import jit, jit_inline, jit_parallel, most_threads, run
 from kernels.formats import compute_type
 
@@ -51,11 +62,14 @@ def backward_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray
     first, last = t * units // parts, (t + 1) * units // parts
     near = rooms[3:5]
     near[:] = 0
+    ahead = rows_ahead(length)
     for unit in range(first, last):
         i, c = unit_place(unit, channels, inner)
         if inner > 1:
             for k in range(3):
                 spread(vectors[k], c, several[k])
+        for k in range(3):
+            fetch(k, i + ahead, c * inner, length, layout[0], layout[1])
         size = min(length, all_values - unit * length)
         for place in range(0, size, rooms.shape[1]):
             count = min(rooms.shape[1], size - place)

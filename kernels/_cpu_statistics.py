@@ -9,7 +9,7 @@ import numpy as np
 
 from kernels import norm_arguments
 from kernels._cpu_formats import load, window
-from kernels._cpu_rows import constants, in_units, row_at, spread, total, unit_place
+from kernels._cpu_rows import constants, fetch, in_units, row_at, rows_ahead, spread, total, unit_place
 from kernels._cpu_threads import jit, jit_parallel, most_threads, run
 from kernels.formats import compute_type, widen
 
@@ -31,9 +31,11 @@ def statistics_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarr
     part_1, part_2 = (sums[t, 0], sums[t, 1]) if inner == 1 else (wide[t, 1], wide[t, 2])
     constants(pivot, inner, about)
     room = scratch[t]
+    ahead = rows_ahead(length)
     for unit in range(t * units // parts, (t + 1) * units // parts):
         i, c = unit_place(unit, channels, inner)
         row = row_at(places, 0, i, like)
+        fetch(0, i + ahead, c * inner, length, places, like)
         if inner > 1:
             spread(pivot, c, about)
             part_1[:] = 0
