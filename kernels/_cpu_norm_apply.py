@@ -11,20 +11,9 @@ from kernels import norm_arguments
 from kernels._cpu_codes import SPAN, unpack_span
 from kernels._cpu_formats import bf16_value, load, store, window
 from kernels._cpu_group import decode_group, group_minimum, split_minima
+from kernels._cpu_layout import in_order, in_units
 from kernels._cpu_loops import IDENTITY, RELU6, SIX, activate, activation_number, choose, subtract
-from kernels._cpu_rows import (
-    constants,
-    fetch,
-    in_order,
-    in_units,
-    row_at,
-    rows_ahead,
-    spread,
-    spread_span,
-    unit_place,
-    window_if,
-    write,
-)
+from kernels._cpu_rows import constants, fetch, row_at, rows_ahead, spread, spread_span, unit_place, window_if, write
 from kernels._cpu_threads import jit, jit_inline, jit_parallel, most_threads, run
 from kernels.formats import compute_type
 

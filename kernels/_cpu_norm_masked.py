@@ -11,8 +11,9 @@ from kernels import norm_arguments
 from kernels._cpu_codes import SPAN, unpack_span
 from kernels._cpu_formats import bf16_value, load
 from kernels._cpu_group import decode_group, group_minimum
+from kernels._cpu_layout import in_order
 from kernels._cpu_loops import RELU6, add_all_terms, choose
-from kernels._cpu_rows import ROWS_IN_FLOAT32, flush, in_order, read, row_at, spread_span, total_span, window_if, write
+from kernels._cpu_rows import ROWS_IN_FLOAT32, flush, read, row_at, spread_span, total_span, window_if, write
 from kernels._cpu_threads import jit, jit_inline, jit_parallel, most_threads, run
 from kernels.formats import compute_type
 
