@@ -67,3 +67,13 @@ def masked(d: np.ndarray, mask: np.ndarray | None, activation: str, slope: float
     with np.errstate(all="ignore"):
         other = d * d.dtype.type(slope) if activation == "leaky_relu" else d.dtype.type(0)
     return np.where(flags.reshape(d.shape) == 1, d, other)
+
+
+def rebuilt(
+    zhat: np.ndarray, weight: np.ndarray, bias: np.ndarray, mask: np.ndarray | None, activation: str, slope: float
+) -> np.ndarray:
+    """The activation of weight * zhat + bias that the mask says, whatever the sign of that number."""
+    a = masked(affine(zhat, weight, bias), mask, activation, slope)
+    if activation == "relu6" and mask is not None:
+        return np.where(unpack_regions(mask, a.size).reshape(a.shape) == 2, a.dtype.type(6), a)
+    return a

@@ -11,8 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from kernels import arguments, checks, norm_arguments
-from kernels._reference_activation import activate, affine, mask_of, masked, multiply_add, rows_of
-from kernels._reference_exact import unpack_regions
+from kernels._reference_activation import activate, affine, mask_of, masked, multiply_add, rebuilt, rows_of
 from kernels._reference_group import decode_run, quantize
 from kernels.formats import narrow, widen
 from kernels.quantized import Quantized
@@ -144,9 +143,36 @@ def dequantize_affine(
     run = norm_arguments.coded(where, out, codes, minima, steps, bits, group)
     norm_arguments.mask(where, activation, mask, out.size, needed=True)
     zhat = decode_run(codes, minima, steps, run).astype(weight.dtype).reshape(rows_of(out).shape)
-    a = masked(affine(zhat, weight, bias), mask, activation, slope)
-    if activation == "relu6" and mask is not None:
-        a = np.where(unpack_regions(mask, a.size).reshape(a.shape) == 2, a.dtype.type(6), a)
+    a = rebuilt(zhat, weight, bias, mask, activation, slope)
+    rows_of(out)[...] = narrow(a, name).view(out.dtype)
+    return out
+
+
+def rebuild_activation(
+    values: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    mask: np.ndarray | None,
+    out: np.ndarray,
+    *,
+    activation: str = "relu",
+    slope: float = 0.0,
+    dtype: str | None = None,
+) -> np.ndarray:
+    """`dequantize_affine` of values that are zhat already: out = what the mask chooses of weight * values + bias.
+
+    For zhat that was decoded once, into a buffer, from where many layers read it, each with a mask, weight and bias of
+    its own: a dense block's features. As there, nothing is clamped: relu gives the sum or 0, leaky_relu the sum or
+    `slope` times it, relu6 0, the sum or 6, as the mask says.
+
+    Args:
+        values, out: same shape and dtype, of any row strides; out may be values.
+        mask: of the activation, over the view in row-major order; None for identity only.
+    """
+    where = "rebuild_activation"
+    name = norm_arguments.rows(where, "values", values, dtype, {"out": out}, weight=weight, bias=bias).name
+    norm_arguments.mask(where, activation, mask, values.size, needed=True)
+    a = rebuilt(rows_of(widen(values, name)), weight, bias, mask, activation, slope)
     rows_of(out)[...] = narrow(a, name).view(out.dtype)
     return out
 

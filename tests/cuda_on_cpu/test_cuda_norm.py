@@ -153,6 +153,24 @@ def test_decoding_and_backward(cuda: Any, numbers: Any, same: Any, name: str, bi
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("name", FORMATS)
+def test_rebuilding_from_decoded_values(cuda: Any, numbers: Any, same: Any, name: str, activation: str) -> None:
+    for number, shape in enumerate([*LAYOUTS, (0, 3)]):
+        x = view(numbers, name, shape, 3 * (number % 2))
+        weight, bias = vectors(numbers, name, shape[1])[2:]
+        flags = numbers.rng.integers(0, 3 if activation == "relu6" else 2, x.size).astype(np.uint16)
+        mask = reference.pack_integers(flags, 2 if activation == "relu6" else 1)
+        outs = []
+        for backend in (reference, cuda):
+            outs.append(np.zeros((shape[0], shape[1] + number % 3, *shape[2:]), x.dtype)[:, : shape[1]])
+            options = {"activation": activation, "slope": 0.3, **named(name)}
+            kept = None if activation == "identity" else mask
+            assert backend.rebuild_activation(x, weight, bias, kept, outs[-1], **options) is outs[-1]
+        same(outs[1], outs[0])
+        assert not outs[1].base[:, shape[1] :].any()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_norm_backward(cuda: Any, numbers: Any, name: str, activation: str, accumulate: bool) -> None:
     for number, shape in enumerate(LAYOUTS):
