@@ -95,8 +95,22 @@ def train_launched(model: nn.Module, data: ImageData, options: TrainingOptions, 
         options = dataclasses.replace(options, resume=True)
     with _process_group(device):
         folder = _open_together(options, describe_network(getattr(model, "spec", None)), launch)
-        with explain_out_of_memory(model, data, options, device):
+        with explain_out_of_memory(model, data, options, device), _explain_sync_batchnorm():
             return Trainer(model, data, options, Worker(device, launch.rank, launch.world), folder).run()
+
+
+@contextlib.contextmanager
+def _explain_sync_batchnorm() -> Iterator[None]:
+    """Inside, torch's refusal of a norm over several processes' batch on a CPU says what can be done."""
+    try:
+        yield
+    except ValueError as error:
+        if "SyncBatchNorm expected input tensor to be on" not in str(error):
+            raise
+        raise TrainingError(
+            "sync_batchnorm on a CPU: torch's norm over several processes needs GPUs; leave it out, or train a model "
+            "whose norms keep their inputs alone (efficient=True), which take joint statistics on any device"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -149,7 +163,7 @@ def _work(rank: int, job: _Job) -> None:
         # A CPU model arrives in memory shared by all processes: each needs its own.
         model = copy.deepcopy(job.model)
         worker = Worker(device, rank, len(job.devices))
-        with explain_out_of_memory(model, job.data, job.options, device):
+        with explain_out_of_memory(model, job.data, job.options, device), _explain_sync_batchnorm():
             result = Trainer(model, job.data, job.options, worker, job.folder).run()
         if rank == 0:
             outcome = {**asdict(result), "folder": None, "metrics": list(result.metrics)}
