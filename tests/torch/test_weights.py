@@ -185,6 +185,13 @@ def test_weights_of_another_flavour_or_family_are_refused(tmp_path: Path) -> Non
         load_weights(DenseNet(**TINY), tmp_path / "w.safetensors")
 
 
+def test_a_missing_safetensors_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "installed_version", lambda name: None)
+    for act in (lambda: save_weights(trained(), tmp_path / "w.safetensors"), lambda: weights.read(tmp_path / "w")):
+        with pytest.raises(ImportError, match="safetensors is not installed: pip install safetensors"):
+            act()
+
+
 def test_an_unknown_dtype_is_named(tmp_path: Path) -> None:
     header = json.dumps({"x": {"dtype": "F8_E5M2", "shape": [2], "data_offsets": [0, 2]}}).encode()
     (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
