@@ -150,7 +150,9 @@ def test_anything_else_that_differs_is_refused(tmp_path: Path) -> None:
     before = canonical_weights(model := DenseNet(**TINY))
     renamed = {name.replace("norm5.weight", "norm5.weigth"): value for name, value in state.items()}
     wider = {**state, "features.conv0.weight": torch.zeros(7, 3, 3, 3)}
+    narrower = {**state, "classifier.weight": torch.zeros(9, 16), "classifier.bias": torch.zeros(9)}
     for content, words in (
+        (narrower, r"classifier\.weight has the shape \(9, 16\), the model's is \(5, 17\)"),
         (renamed, r"features\.norm5\.weight is missing; .*did you mean features\.norm5\.weight"),
         (wider, r"features\.conv0\.weight has the shape \(7, 3, 3, 3\), the model's is \(6, 3, 3, 3\)"),
         ({**state, "fc.bias": torch.zeros(3)}, r"fc\.bias is not one of the model's"),
