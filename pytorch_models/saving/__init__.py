@@ -1,17 +1,24 @@
 """Exact memory saving: what autograd would keep is shared or computed again, and no number changes."""
 
-from pytorch_models.saving.dense_block import dense_block
+from pytorch_models.saving.dense_block import call_that_made, dense_block
+from pytorch_models.saving.dense_call import BlockCall
+from pytorch_models.saving.dense_storage import DenseStorage
 from pytorch_models.saving.eligibility import (
     PlainPathWarning,
     has_hooks,
     why_block_is_plain,
     why_norm_act_is_plain,
 )
+from pytorch_models.saving.keeping import InputKeeping
 from pytorch_models.saving.norm_act import norm_act_then
 from pytorch_models.saving.tiles import convolution_format
 
 __all__ = [
+    "BlockCall",
+    "DenseStorage",
+    "InputKeeping",
     "PlainPathWarning",
+    "call_that_made",
     "convolution_format",
     "dense_block",
     "has_hooks",

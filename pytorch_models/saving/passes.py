@@ -1,7 +1,7 @@
 """The elementwise passes of a norm and its ReLU: statistics, affine map, and the gradient through both.
 
 All tensors are (N, C, H, W). Forward and backward pass rebuild an activation by the same function, so that they agree
-on every activation's sign.
+on every activation's sign; where the values come from codes instead, exact masks say which activations were positive.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pytorch_models.saving.norm import Affine, row, statistics_dtype
+from pytorch_models import kernel_ops
+from pytorch_models.channels import row, statistics_dtype
+from pytorch_models.kernel_arrays import layout_of
+from pytorch_models.saving.norm import Affine
 from pytorch_models.saving.tiles import tiles
 
 _ROWS_PER_SUM = 32
@@ -39,9 +42,60 @@ def batch_statistics(values: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (squares / count).to(dtype)
 
 
-def activate_into(out: Tensor, values: Tensor, norm: Affine) -> Tensor:
-    """out = relu(values * scale + shift)."""
-    return torch.addcmul(row(norm.shift), values, row(norm.scale), out=out).relu_()
+class TileMasks:
+    """One bit for every activation of a batch, tile after tile, each from a byte of its own.
+
+    Args:
+        shape: (N, C, H, W) of the activations; their tiles are those of `tiles`.
+        dtype, device: of the values that tiles are made of.
+        bits: what an earlier one kept; None = not written yet.
+    """
+
+    def __init__(self, shape: torch.Size, dtype: torch.dtype, device: torch.device, bits: Tensor | None = None) -> None:
+        slices = tiles(shape, dtype, device)
+        self._sample = shape[1:].numel()
+        self._samples, self._tile_bytes = slices[0].stop, self._bytes(slices[0])
+        if bits is None:
+            size = sum(self._bytes(tile) for tile in slices)
+            bits = torch.empty(size, dtype=torch.uint8, device=device)
+        self.bits = bits
+
+    def _bytes(self, tile: slice) -> int:
+        return ((tile.stop - tile.start) * self._sample + 7) // 8
+
+    def of(self, tile: slice) -> Tensor:
+        """The packed mask of one tile."""
+        start = tile.start // self._samples * self._tile_bytes
+        return self.bits[start : start + self._bytes(tile)]
+
+
+def activate_into(out: Tensor, values: Tensor, norm: Affine, mask: Tensor | None = None) -> Tensor:
+    """out = relu(values * scale + shift); where `mask` is given, which of them are positive is written there."""
+    torch.addcmul(row(norm.shift), values, row(norm.scale), out=out).relu_()
+    if mask is not None:
+        mask_positive(out, mask)
+    return out
+
+
+def mask_positive(dense: Tensor, mask: Tensor) -> None:
+    """Write into `mask` which elements of a tensor without gaps are positive, in the order of memory."""
+    kernel_ops.pack_positive_(_in_memory_order(dense), mask)
+
+
+def rebuild_into(out: Tensor, values: Tensor, norm: Affine, mask: Tensor) -> Tensor:
+    """out = values * scale + shift where the mask is 1, else 0: values that come from codes are never clamped again."""
+    return select_(torch.addcmul(row(norm.shift), values, row(norm.scale), out=out), mask)
+
+
+def select_(dense: Tensor, mask: Tensor) -> Tensor:
+    """Set to 0 in place, in a tensor without gaps, what a mask (in the order of memory) leaves out."""
+    flat = _in_memory_order(dense)
+    flat.masked_fill_(kernel_ops.unpack_bits(mask, flat.numel()).view(torch.bool).logical_not_(), 0)
+    return dense
+
+
+def _in_memory_order(dense: Tensor) -> Tensor:
+    return dense.as_strided((dense.numel(),), (1,))
 
 
 def subtract_terms(gradient: Tensor, values: Tensor, mean: Tensor, constant: Tensor, slope: Tensor) -> None:
@@ -81,6 +135,7 @@ class NormGradient:
         *,
         scratch: Tensor,
         accumulate: bool = False,
+        mask: Tensor | None = None,
     ) -> None:
         """Take in one tile.
 
@@ -90,9 +145,21 @@ class NormGradient:
             values: the norm's input.
             target: scale * (gradient through the ReLU) is written or, with `accumulate`, added here; None = nowhere.
             scratch: of the activation's size; may be overwritten, may be the activation.
+            mask: where the activation was positive, if the values come from codes.
         """
         norm = self.norm
-        masked = torch.ops.aten.threshold_backward.grad_input(gradient, activation, 0, grad_input=gradient)
+        if mask is not None and _suits_kernels(gradient, values, target):
+            into = gradient if target is None else target
+            d_bias, d_weight = kernel_ops.norm_backward_(
+                gradient, values, *norm, mask, into, accumulate and target is not None
+            )
+            self._d_bias += d_bias
+            self._d_weight += d_weight
+            return
+        if mask is not None:
+            masked = select_(gradient, mask)
+        else:
+            masked = torch.ops.aten.threshold_backward.grad_input(gradient, activation, 0, grad_input=gradient)
         self._d_bias += channel_sums(masked)
         if scratch.dtype == norm.mean.dtype:
             centred = torch.sub(values, row(norm.mean), out=scratch)
@@ -108,3 +175,10 @@ class NormGradient:
         """(A, B) of the class docstring, for batch statistics over `count` values per channel."""
         per_value = self.norm.scale / count
         return per_value * self.d_bias, per_value * self.d_weight * self.norm.inv_std
+
+
+def _suits_kernels(gradient: Tensor, values: Tensor, target: Tensor | None) -> bool:
+    """Whether one kernel can take these together: one dtype and one layout; mixed ones run as PyTorch operators."""
+    layout = layout_of(values)
+    others = [tensor for tensor in (gradient, target) if tensor is not None]
+    return layout is not None and all(t.dtype == values.dtype and layout_of(t) == layout for t in others)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pytorch_models.saving.dense_call import Unit
 from pytorch_models.saving.norm import Affine
-from pytorch_models.saving.passes import NormGradient, activate_into
+from pytorch_models.saving.passes import NormGradient, TileMasks, activate_into, rebuild_into
 from pytorch_models.saving.tiles import Workspace, empty_channels_last, laid_out_like, tiles
 
 Parameters = Sequence[Tensor | None]  # norm weight, norm bias, convolution weight, convolution bias
@@ -28,11 +28,12 @@ def forward_unit(
     workspace: Workspace,
     *,
     keep_activations: bool = False,
+    masks: TileMasks | None = None,
     scratch_outputs: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Convolve relu(norm(values)) tile by tile.
 
-    With `scratch_outputs` the outputs may lie in the workspace, under that name.
+    With `scratch_outputs` the outputs may lie in the workspace, under that name; `masks` are written where given.
 
     Returns:
         The convolution's outputs in `dtype`, and the activations if `keep_activations`, else None.
@@ -47,7 +48,7 @@ def forward_unit(
     outputs: Tensor | None = None
     for tile in slices:
         activation = scratch[tile] if keep_activations else scratch[: tile.stop - tile.start]
-        activate_into(activation, values[tile], norm)
+        activate_into(activation, values[tile], norm, None if masks is None else masks.of(tile))
         convolved = unit.convolution.forward(activation, weight, bias)
         if len(slices) == 1:
             outputs = convolved
@@ -71,6 +72,7 @@ class UnitBackward:
         gradient: of the convolution's outputs.
         values: the norm's input, (N, C, H, W).
         activations: relu(norm(values)) if the forward pass kept it, else None to rebuild it.
+        masks: where the activations were positive, for values that come from codes; None = the values tell.
         needs: which of the four parameters need a gradient.
         needs_values: whether `values` needs one.
     """
@@ -85,11 +87,12 @@ class UnitBackward:
         gradient: Tensor,
         values: Tensor,
         activations: Tensor | None,
+        masks: TileMasks | None,
         needs: Sequence[bool],
         needs_values: bool,
     ) -> None:
         self.unit, self.norm, self.parameters, self.workspace = unit, norm, parameters, workspace
-        self.gradient, self.values, self.activations = gradient, values, activations
+        self.gradient, self.values, self.activations, self.masks = gradient, values, activations, masks
         self.needs, self.needs_values = needs, needs_values
         self.norm_gradient = NormGradient(norm)
 
@@ -107,7 +110,8 @@ class UnitBackward:
         slices = tiles(self.values.shape, self.values.dtype, self.values.device)
         self.scratch = self.workspace.take("tile", (slices[0].stop, *self.values.shape[1:]), dtype)
         for tile in slices:
-            activation = self._activation(tile)
+            mask = None if self.masks is None else self.masks.of(tile)
+            activation = self._activation(tile, mask)
             d_activation, *d_parameters = self.unit.convolution.backward(
                 self.gradient[tile], activation, weight, needs=(needs_activations, self.needs[2], self.needs[3])
             )
@@ -117,17 +121,22 @@ class UnitBackward:
                 values, into = self.values[tile], None if target is None else target[tile]
                 scratch = self.scratch[: tile.stop - tile.start]
                 d_activation = laid_out_like(values, d_activation)
-                self.norm_gradient.add(d_activation, activation, values, into, scratch=scratch, accumulate=accumulate)
+                self.norm_gradient.add(
+                    d_activation, activation, values, into, scratch=scratch, accumulate=accumulate, mask=mask
+                )
         gradients = (self.norm_gradient.d_weight, self.norm_gradient.d_bias, *totals)
         return tuple(
             None if gradient is None or not needed or parameter is None else gradient.to(parameter.dtype)
             for gradient, needed, parameter in zip(gradients, self.needs, self.parameters, strict=True)
         )
 
-    def _activation(self, tile: slice) -> Tensor:
+    def _activation(self, tile: slice, mask: Tensor | None) -> Tensor:
         if self.activations is not None:
             return self.activations[tile]
-        return activate_into(self.scratch[: tile.stop - tile.start], self.values[tile], self.norm)
+        scratch = self.scratch[: tile.stop - tile.start]
+        if mask is not None:
+            return rebuild_into(scratch, self.values[tile], self.norm, mask)
+        return activate_into(scratch, self.values[tile], self.norm)
 
 
 def _add(total: Tensor | None, part: Tensor | None, dtype: torch.dtype) -> Tensor | None:
