@@ -5,12 +5,14 @@ Every framework package exports these functions, so that `zoo` and the demo reac
 
 from typing import Any
 
-from pytorch_models.checkpoint import load_weights
 from pytorch_models.densenet import DenseNet
 from pytorch_models.devices import check_device, set_seed
+from pytorch_models.features import feature_extractor
 from pytorch_models.measure import measure_step
 from pytorch_models.out_of_memory import is_out_of_memory
+from pytorch_models.segments import checkpoint_segments
 from pytorch_models.training import train
+from pytorch_models.weights import load_weights, save_weights
 from zoo.densenet import DenseNetConfig
 from zoo.policy import MemoryPolicy
 
@@ -18,9 +20,12 @@ __all__ = [
     "DenseNet",
     "build_model",
     "check_device",
+    "checkpoint_segments",
+    "feature_extractor",
     "is_out_of_memory",
     "load_weights",
     "measure_step",
+    "save_weights",
     "set_seed",
     "train",
 ]

@@ -41,16 +41,16 @@ def image_size_for(model: Any, image_size: int | None, batch_size: int) -> int:
     Raises:
         ValueError: too small for the network, with the smallest that works; too large for any machine; unknown.
     """
-    config = getattr(model, "config", None)
-    small_inputs = getattr(config, "small_inputs", None)
+    spec = getattr(model, "spec", None)
+    small_inputs = getattr(spec, "small_inputs", None)
     size = image_size
     if size is None:
         if small_inputs is None:
             kind = type(model).__name__
-            raise ValueError(f"measure: {kind} has no config that tells its image size: give image_size=<pixels>")
+            raise ValueError(f"measure: {kind} has no spec that tells its image size: give image_size=<pixels>")
         size = SMALL_IMAGE_SIZE if small_inputs else LARGE_IMAGE_SIZE
     if small_inputs is not None:
-        least = smallest_image_size(len(getattr(config, "block_config", ())), small_inputs, batch_size)
+        least = smallest_image_size(len(getattr(spec, "block_config", ())), small_inputs, batch_size)
         if size < least:
             raise ValueError(
                 f"measure: image_size={size} is too small: this network halves it until nothing is left; "

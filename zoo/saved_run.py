@@ -10,6 +10,7 @@ from typing import Any
 
 import zoo.frameworks
 from zoo.densenet import DenseNetConfig
+from zoo.options import TrainingError
 from zoo.policy import MemoryPolicy
 from zoo.run_folder import CONFIG, RunFolder, RunFolderError, read_config
 
@@ -58,7 +59,13 @@ def load_run(folder: str | Path, framework: str, epoch: str) -> Any:
     package = zoo.frameworks.load(framework)
     model = package.build_model(config, _policy(flags))
     run = RunFolder(place)
-    package.load_weights(model, run.best if epoch == "best" else run.last)
+    weights = run.best if epoch == "best" else run.last
+    try:
+        package.load_weights(model, weights, resize_head=False)
+    except FileNotFoundError:
+        raise TrainingError(f"{weights} cannot be read as a checkpoint: there is no such file") from None
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
     return model
 
 

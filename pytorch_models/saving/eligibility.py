@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 
 class PlainPathWarning(UserWarning):
@@ -73,6 +74,15 @@ def why_norm_act_is_plain(norm: nn.Module, relu: nn.Module, *tail: nn.Module) ->
     reasons = [_why_unusable("norm", norm, (nn.BatchNorm2d,)), _why_unusable("relu", relu, (nn.ReLU,))]
     reasons += [_why_unusable(type(module).__name__, module, _TAIL) for module in tail]
     return next((reason for reason in reasons if reason), None)
+
+
+def why_call_is_plain() -> str | None:
+    """None if an autograd Function without rules for transforms may run now, else the reason it may not."""
+    if torch._C._are_functorch_transforms_active():
+        return "a torch.func transform (grad, vmap, jvp) is at work"
+    if forward_ad._current_level >= 0:
+        return "forward-mode derivatives are being taken"
+    return None
 
 
 def graph_is_being_exported() -> bool:

@@ -16,7 +16,12 @@ from torch import Tensor, nn
 from pytorch_models.channels import statistics_dtype
 from pytorch_models.kernel_arrays import dense_like, layout_of
 from pytorch_models.saving.dense_call import autocast_dtype_of
-from pytorch_models.saving.eligibility import PlainPathWarning, graph_is_being_exported, why_norm_act_is_plain
+from pytorch_models.saving.eligibility import (
+    PlainPathWarning,
+    graph_is_being_exported,
+    why_call_is_plain,
+    why_norm_act_is_plain,
+)
 from pytorch_models.saving.keeping import InputKeeping
 from pytorch_models.saving.norm import (
     affine,
@@ -51,7 +56,7 @@ def norm_act_then(
         ValueError: a single value per channel in training.
         RuntimeError: in the backward pass, when gradients of gradients are asked for.
     """
-    reason = why_norm_act_is_plain(norm, relu, *tail)
+    reason = why_call_is_plain() or why_norm_act_is_plain(norm, relu, *tail)
     if reason is not None:
         warnings.warn(f"norm+ReLU runs the plain way and saves no memory: {reason}", PlainPathWarning, stacklevel=3)
     if reason is not None or graph_is_being_exported():
