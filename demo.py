@@ -57,6 +57,7 @@ def demo(
     seed: int = TrainingOptions.seed,
     device: str = TrainingOptions.device,
     amp: bool = TrainingOptions.amp,
+    sync_batchnorm: bool = TrainingOptions.sync_batchnorm,
     num_workers: int = TrainingOptions.num_workers,
     resume: bool = TrainingOptions.resume,
     tensorboard: bool = TrainingOptions.tensorboard,
@@ -90,6 +91,7 @@ def demo(
         seed: every random draw derives from it
         device: auto (every visible GPU, else the CPU), cpu, cuda, or one GPU as cuda:1
         amp: mixed precision
+        sync_batchnorm: several processes normalise with the joint batch's statistics
         num_workers: processes that prepare batches
         resume: go on with the run in --save; flags not given are that run's
         tensorboard: write TensorBoard files into --save
