@@ -6,6 +6,7 @@ from pytorch_models.saving.dense_block import dense_block
 from pytorch_models.saving.eligibility import (
     PlainPathWarning,
     has_hooks,
+    warn_plain,
     why_block_is_plain,
     why_chain_is_plain,
     why_norm_act_is_plain,
@@ -22,6 +23,7 @@ __all__ = [
     "has_hooks",
     "norm_act_conv",
     "norm_act_then",
+    "warn_plain",
     "why_block_is_plain",
     "why_chain_is_plain",
     "why_norm_act_is_plain",

@@ -13,7 +13,6 @@ further):
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from torch.autograd.function import FunctionCtx
 from pytorch_models.saving.dense_backward import BlockBackward
 from pytorch_models.saving.dense_call import BlockCall, read_block
 from pytorch_models.saving.dropout import drop
-from pytorch_models.saving.eligibility import PlainPathWarning, graph_is_being_exported, why_block_is_plain
+from pytorch_models.saving.eligibility import graph_is_being_exported, warn_plain, why_block_is_plain
 from pytorch_models.saving.norm import (
     affine,
     check_batch_has_a_variance,
@@ -56,7 +55,7 @@ def dense_block(block: nn.ModuleDict, inputs: Tensor, policy: MemoryPolicy) -> T
     """
     reason = why_block_is_plain(block, block.layer_type)  # type: ignore[arg-type]
     if reason is not None:
-        warnings.warn(f"dense block runs the plain way and saves no memory: {reason}", PlainPathWarning, stacklevel=3)
+        warn_plain("dense block", reason)
     if reason is not None or graph_is_being_exported():
         return block.plain_forward(inputs)  # type: ignore[operator]
     layers: Any = block.values()

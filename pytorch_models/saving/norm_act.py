@@ -6,7 +6,6 @@ vectors stay; the backward pass rebuilds the rest for one tile of the batch at a
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pytorch_models.saving.activation import Activation
-from pytorch_models.saving.eligibility import PlainPathWarning, graph_is_being_exported, why_norm_act_is_plain
+from pytorch_models.saving.eligibility import graph_is_being_exported, warn_plain, why_norm_act_is_plain
 from pytorch_models.saving.norm import Affine, affine, uses_batch_statistics
 from pytorch_models.saving.passes import NormGradient, activate_into, normalise_into, subtract_terms
 from pytorch_models.saving.statistics import take_statistics
@@ -54,7 +53,7 @@ def norm_act_then(inputs: Tensor, norm: nn.Module, activation: nn.Module, *tail:
     """
     reason = why_norm_act_is_plain(norm, activation, *tail)
     if reason is not None:
-        warnings.warn(f"norm+act runs the plain way and saves no memory: {reason}", PlainPathWarning, stacklevel=3)
+        warn_plain("norm+activation", reason)
     if reason is not None or graph_is_being_exported():
         for module in (norm, activation, *tail):
             inputs = module(inputs)

@@ -14,14 +14,7 @@ from torch import Tensor
 
 from pytorch_models.saving.norm import Affine, statistics_dtype
 from pytorch_models.saving.passes import NormGradient, activate_into, normalise_into
-from pytorch_models.saving.tiles import (
-    Workspace,
-    as_images,
-    empty_channels_last,
-    empty_in_order_of,
-    laid_out_like,
-    tiles,
-)
+from pytorch_models.saving.tiles import Workspace, as_images, empty_in_order_of, laid_out_like, tiles
 from pytorch_models.saving.unit_call import Unit
 
 Parameters = Sequence[Tensor | None]  # in the order of unit_call.UNIT_PARAMETERS
@@ -49,8 +42,8 @@ def forward_unit(
 ) -> tuple[Tensor, Tensor | None]:
     """Convolve activation(norm(values)) tile by tile; the values themselves where there is no norm.
 
-    With `scratch_outputs` the outputs may lie in the workspace, under that name; with `channels_last` they are laid
-    out so whatever layout the convolution prefers.
+    With `scratch_outputs` the outputs may lie in the workspace, under that name; with `channels_last` the weight is
+    laid out so, which makes the outputs so.
 
     Returns:
         The convolution's outputs in `dtype`, and the activations if `keep_activations`, else None.
@@ -58,31 +51,31 @@ def forward_unit(
     weight, bias = (None if p is None else p.to(dtype) for p in parameters[2:4])
     assert weight is not None, "a convolution has a weight"
     assert unit.convolution is not None, "asked for by its caller"
-    slices = tiles(values.shape, values.dtype, values.device)
-    rebuilt = _RebuiltTiles(values, unit, norm, parameters, dtype, workspace)
+    if channels_last and weight.dim() == 4:
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    # Without a norm nothing is rebuilt: there is no scratch to keep small.
+    slices = [slice(0, len(values))] if norm is None else tiles(values.shape, values.dtype, values.device)
+    rebuilt = RebuiltTiles(values, unit, norm, parameters, dtype, workspace)
     kept = empty_in_order_of(values, values.shape, dtype) if keep_activations else None
     outputs: Tensor | None = None
     for tile in slices:
         activation = rebuilt.activation(tile, None if kept is None else kept[tile])
         convolved = unit.convolution.forward(activation, weight, bias)
-        if len(slices) == 1 and not channels_last:
+        if len(slices) == 1:
             outputs = convolved
             break
         if outputs is None:
             shape = (len(values), *convolved.shape[1:])
-            like = None if channels_last else convolved
-            if scratch_outputs is not None:
-                outputs = workspace.take(scratch_outputs, shape, convolved.dtype, like)
-            elif like is not None:
-                outputs = empty_in_order_of(like, shape, convolved.dtype)
+            if scratch_outputs is None:
+                outputs = empty_in_order_of(convolved, shape, convolved.dtype)
             else:
-                outputs = empty_channels_last(shape, convolved.dtype, values.device)
+                outputs = workspace.take(scratch_outputs, shape, convolved.dtype, convolved)
         outputs[tile] = convolved
     assert outputs is not None, "a batch has at least one tile"
     return outputs, kept
 
 
-class _RebuiltTiles:
+class RebuiltTiles:
     """Activations of one unit, a tile at a time, in scratch of the workspace."""
 
     def __init__(
@@ -150,7 +143,7 @@ class UnitBackward:
         self.gradient, self.values, self.activations, self.dtype = gradient, values, activations, dtype
         self.needs, self.needs_values = needs, needs_values
         self.norm_gradient = None if norm is None else NormGradient(norm, unit.activation, parameters[4])
-        self.rebuilt = _RebuiltTiles(values, unit, norm, parameters, dtype, workspace)
+        self.rebuilt = RebuiltTiles(values, unit, norm, parameters, dtype, workspace)
 
     def run(self, target: Tensor | None, *, accumulate: bool, scaled: bool = True) -> tuple[Tensor | None, ...]:
         """Write (or add) the values' gradient into `target`, tile by tile; return the parameters' gradients.
