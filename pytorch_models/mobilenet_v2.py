@@ -109,8 +109,8 @@ class InvertedResidual(nn.Module):
 
     def _steps(self) -> list[Step] | None:
         """The block as a chain: conv, (norm, ReLU6, conv)..., (norm)."""
-        layers: list[Any]
-        *layers, projection, last = self.conv
+        modules: list[Any] = list(self.conv)
+        *layers, projection, last = modules
         if not layers or not all(type(layer) is ConvNormActivation for layer in layers):
             return None
         convolutions = [layer[0] for layer in layers] + [projection]
