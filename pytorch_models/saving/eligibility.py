@@ -81,7 +81,7 @@ def why_block_is_plain(block: nn.ModuleDict, layer_type: type[nn.Module]) -> str
 def why_norm_act_is_plain(norm: nn.Module, activation: nn.Module, *tail: nn.Module) -> str | None:
     """None if norm, activation and the modules after them may run as one Function, else the reason they may not."""
     reasons = [_why_unusable("norm", norm, (nn.BatchNorm2d, nn.SyncBatchNorm))]
-    reasons += [_why_unusable("relu", activation, ACTIVATIONS)]
+    reasons += [_why_unusable("relu", activation, (nn.ReLU,))]
     reasons += [_why_unusable(type(module).__name__, module, _TAIL) for module in tail]
     return next((reason for reason in reasons if reason), None)
 

@@ -15,8 +15,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pytorch_models.channels import row
 from pytorch_models.saving.activation import Activation
-from pytorch_models.saving.norm import Affine, row
+from pytorch_models.saving.norm import Affine
 from pytorch_models.saving.passes import channel_sums
 from pytorch_models.saving.tiles import as_images, laid_out_like, tiles
 from pytorch_models.saving.unit_call import Convolution, Unit
