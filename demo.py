@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ from zoo import command, frameworks
 from zoo.atomic_write import atomic_write
 from zoo.data.image_data import ImageData
 from zoo.experiment import Experiment, complete, defaults_for_help, plan
+from zoo.launch import Launch
 from zoo.measuring import measure_or_explain
 from zoo.options import TrainingOptions, TrainingResult
 from zoo.policy import MemoryPolicy
@@ -23,7 +26,8 @@ EXAMPLES = """\
   python demo.py                                                    about two minutes, no download
   python demo.py --efficient True --data cifar10 --save runs/x      DenseNet-BC-100 (k=12) as published
   python demo.py --efficient True --data folder/with/cifar10 --save runs/y --depth 40
-  python demo.py --save runs/x --resume True                        go on with a run that was stopped"""
+  python demo.py --save runs/x --resume True                        go on with a run that was stopped
+  torchrun --nproc-per-node 4 demo.py --data cifar10 --save runs/z  four processes, a GPU each if there are GPUs"""
 
 
 def demo(
@@ -94,6 +98,8 @@ def demo(
         experiment = plan(flags)
     if resume and say_if_finished(experiment):
         return
+    with command.expected_errors(command.USAGE):
+        check_gpu(framework, device)
     with command.expected_errors(command.FAILED):
         images = experiment.load_data()
     with command.expected_errors(command.USAGE):
@@ -106,6 +112,8 @@ def demo(
     say_what_starts(experiment, images)
     result = framework_package.train(network, images, experiment.options)
     say_what_came(result)
+    if not Launch.from_environment().is_first:
+        return
     draw(experiment, images.name, result.folder)  # before the comparison, which may fail
     if compare:
         comparison = compare_memory(framework_package, experiment, images, result.device)
@@ -113,6 +121,16 @@ def demo(
     if result.folder is not None:
         memory = f", {COMPARISON}" if compare else ""
         print(f"saved   {result.folder}: config.json, {METRICS}, {PICTURE}{memory}, best and last checkpoint")
+
+
+def check_gpu(framework: str, device: str) -> None:
+    """Refuse a GPU that is not there before data is read or downloaded: the one flag that only a framework can check.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    if device.startswith("cuda"):
+        frameworks.load(framework).check_device(device, False)
 
 
 def say_if_finished(experiment: Experiment) -> bool:
@@ -195,8 +213,12 @@ def compare_memory(package: ModuleType, experiment: Experiment, images: ImageDat
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; its exit code."""
-    return command.run(demo, arguments, complete=complete, examples=EXAMPLES, words=defaults_for_help)
+    """Run the command; its exit code. Of several processes that a launcher started, one speaks."""
+    with contextlib.ExitStack() as stack:
+        if not Launch.from_environment().is_first:
+            silence = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(silence))
+        return command.run(demo, arguments, complete=complete, examples=EXAMPLES, words=defaults_for_help)
 
 
 if __name__ == "__main__":

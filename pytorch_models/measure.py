@@ -17,6 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from pytorch_models.segments import is_segment
 from pytorch_models.tracker import Allocation, MemoryTracker, track_peak
 from zoo.report import LayerRow, MemoryReport
 
@@ -54,10 +55,16 @@ class SavedTensorLog:
         if allocation is not None and not allocation.owner:
             module = self.stack[-1] if self.stack else None
             allocation.owner = self.names[module] if module is not None else "loss"
-            describe = getattr(module, "how_kept", None)
-            allocation.kept = describe() if describe is not None else "kept by autograd"
+            allocation.kept = _how_kept(module)
         # Detached: a saved output would otherwise hold itself alive through its own node.
         return tensor.detach()
+
+
+def _how_kept(module: nn.Module | None) -> str:
+    if module is not None and is_segment(module):
+        return "a segment: its input, the rest is computed again"
+    describe = getattr(module, "how_kept", None)
+    return describe() if describe is not None else "kept by autograd"
 
 
 def measure_step(

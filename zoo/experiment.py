@@ -18,6 +18,7 @@ from zoo.choices import unknown
 from zoo.data.image_data import ImageData
 from zoo.densenet import DenseNetConfig
 from zoo.flags import Value
+from zoo.launch import Launch
 from zoo.options import TrainingOptions
 from zoo.policy import MemoryPolicy
 from zoo.run_folder import check_save_folder, read_flags
@@ -101,10 +102,15 @@ class Experiment:
 def complete(given: Mapping[str, Value], defaults: Mapping[str, Value]) -> dict[str, Value]:
     """Every flag's value: as given, else as the resumed run had it, else the default (`WITHOUT_DATA` where it applies).
 
+    A run that its launcher has started again is resumed, whatever its flags say.
+
     Raises:
         zoo.run_folder.RunFolderError: there is no run to resume.
     """
     filled: dict[str, Value] = dict(defaults)
+    save = given.get("save")
+    if Launch.from_environment().goes_on(str(save) if save else None):
+        given = {**given, "resume": True}
     if given.get("resume") and given.get("save"):
         saved = read_flags(str(given["save"]))
         filled |= {name: saved[name] for name in defaults if name in saved and name not in ("save", "resume")}  # type: ignore[misc]
@@ -148,7 +154,8 @@ def plan(flags: Mapping[str, Any]) -> Experiment:
         _require("tensorboard", "--tensorboard True", "tensorboard")
     if options.save is not None:
         _require("matplotlib", "--save (it draws the run)", "'memory-efficient-zoo[demo]'")
-        check_save_folder(options.save, options.resume, flags)
+        if Launch.from_environment().is_first:  # which makes the folder, perhaps before another process gets here
+            check_save_folder(options.save, options.resume, flags)
     asked = {name: flags[name] for name in ("framework", "data", "data_dir", "download", "compare")}
     return Experiment(config=config, policy=policy, options=options, **asked)
 

@@ -41,21 +41,21 @@ def image_shape_for(model: Any, image_size: int | None, batch_size: int) -> tupl
     Raises:
         ValueError: too small for the network, with the smallest that works; too large for any machine; unknown.
     """
-    config = getattr(model, "config", None)
+    spec = getattr(model, "spec", None)
     size = image_size
     if size is None:
-        size = getattr(config, "image_size", None)
+        size = getattr(spec, "image_size", None)
         if size is None:
             kind = type(model).__name__
-            raise ValueError(f"measure: {kind} has no config that tells its image size: give image_size=<pixels>")
-    smallest = getattr(config, "smallest_image_size", None)
+            raise ValueError(f"measure: {kind} has no spec that tells its image size: give image_size=<pixels>")
+    smallest = getattr(spec, "smallest_image_size", None)
     least = 1 if smallest is None else smallest(batch_size)
     if size < least:
         raise ValueError(
             f"measure: image_size={size} is too small: this network halves it until nothing is left; "
             f"with batch_size={batch_size} the smallest that works is {least}"
         )
-    channels = getattr(config, "in_chans", IMAGE_CHANNELS)
+    channels = getattr(spec, "in_chans", IMAGE_CHANNELS)
     if batch_size * channels * size**2 > MOST_INPUT_VALUES:
         raise ValueError(
             f"measure: batch_size={batch_size} images of {size} x {size} pixels are more than any machine holds: "

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from zoo.field_checks import check_choice, check_integer, check_number, check_parameters
 
@@ -67,6 +67,7 @@ class MobileNetV2Config:
     in_chans: int = 3
     drop_rate: float = 0.2
     flavour: str = "torchvision"
+    head: ClassVar[str] = "classifier.1"  # the module whose first size is the number of classes
 
     def __post_init__(self) -> None:
         check_number("width_mult", self.width_mult)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from zoo.field_checks import (
     MOST_LAYERS,
@@ -80,6 +80,7 @@ class ResNetConfig:
     pre_activation: bool = False
     shortcut: str = "projection"
     flavour: str = "torchvision"
+    head: ClassVar[str] = "fc"  # the module whose first size is the number of classes
 
     def __post_init__(self) -> None:
         check_choice("block", self.block, BLOCKS)
