@@ -160,7 +160,7 @@ class MobileNetV2(ZooModel):
         super().__init__()
         self.spec = config = MobileNetV2Config(width_mult, num_classes, in_chans, drop_rate, flavour)
         self.policy = policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
-        policy.refuse_what_is_densenets("MobileNetV2")
+        config.check_policy(policy)
         layers: list[nn.Module] = [ConvNormActivation(in_chans, config.stem_channels, 3, config, policy, stride=2)]
         layers += [InvertedResidual(shape, config, policy) for shape in config.blocks()]
         *_, last = config.blocks()

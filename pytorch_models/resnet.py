@@ -205,7 +205,7 @@ class ResNet(ZooModel):
             flavour,
         )
         self.policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
-        self.policy.refuse_what_is_densenets("ResNet")
+        config.check_policy(self.policy)
         size, stride = (3, 1) if small_inputs else (7, 2)
         self.conv1 = conv(in_chans, width, size, config, stride)
         if not pre_activation:

@@ -116,6 +116,7 @@ def create_model(
     _check_fields(name, config_overrides, MemoryPolicy, type(_published(name)))
     config = find_config(name, **config_overrides)
     policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory)
+    config.check_policy(policy)
     if not isinstance(features_only, bool):
         raise TypeError(f"features_only must be True or False, not {features_only!r}")
     if checkpoint_path is not None and not Path(checkpoint_path).expanduser().is_file():

@@ -20,6 +20,7 @@ from zoo.field_checks import (
     check_parameters,
     check_switch,
 )
+from zoo.policy import MemoryPolicy
 
 NORM_EPSILON: Mapping[str, float] = MappingProxyType({"torchvision": 1e-5, "keras": 1.001e-5})
 
@@ -158,6 +159,9 @@ class DenseNetConfig:
         """
         after_stem = (1 if batch_size > 1 else 2) << (len(self.block_config) - 1)
         return after_stem if self.small_inputs else 4 * after_stem - 3
+
+    def check_policy(self, policy: MemoryPolicy) -> None:
+        """Pass: a DenseNet is built with every policy."""
 
     def in_words(self) -> str:
         """The shape of the network, on a line."""
