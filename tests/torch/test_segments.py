@@ -190,9 +190,7 @@ def test_running_statistics_moved_before_the_backward_pass_are_noticed() -> None
     outputs = model(images())
     with torch.no_grad():
         model.train()(images(seed=2))
-    with pytest.raises(
-        RuntimeError, match=r"buffer 1\.num_batches_tracked of a segment.*in training mode after"
-    ):
+    with pytest.raises(RuntimeError, match=r"buffer 1\.num_batches_tracked of a segment.*in training mode after"):
         outputs.sum().backward()
 
 
