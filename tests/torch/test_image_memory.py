@@ -77,4 +77,4 @@ def test_a_hook_on_a_whole_block_fires_and_changes_nothing() -> None:
     model.features[3].conv[0].register_forward_hook(lambda *_: seen.append(0))
     with pytest.warns(PlainPathWarning, match=r"hook is registered on conv\.0"):
         model(torch.zeros(2, 3, 32, 32))
-    assert seen == [3, 3, 0]
+    assert seen == [3, 0, 3]
