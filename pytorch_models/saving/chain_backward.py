@@ -142,7 +142,7 @@ class ChainBackward:
             gradients.mask_into(as_images(masked[tile]), as_images(gradient[tile]), activation, part, scratch=scratch)
         self._pass_to_shortcut_masked(masked, adds_inputs)
         self._set_norm(unit, (gradients.d_weight, gradients.d_bias, None, None, gradients.d_activation_weight))
-        return self._finished(unit, index, masked, values, norm, gradients)
+        return self._finished(unit, index, masked, values, norm, gradients, scaled=False)
 
     def _tail_is_pointwise(self, index: int) -> bool:
         """Whether the end of the chain can do without the outputs of the convolution before it."""
@@ -214,10 +214,10 @@ class ChainBackward:
         masked = None
         if needs_below:
             masked = self.workspace.take(f"gradient{index % 2}", values.shape, self.call.compute_dtype, values)
-        self._set(unit, backward.run(masked, accumulate=False, scaled=False))
+        self._set(unit, backward.run(masked, accumulate=False))
         if masked is None:
             return None
-        return self._finished(unit, index, masked, values, norm, backward)
+        return self._finished(unit, index, masked, values, norm, backward, scaled=True)
 
     def _finished(
         self,
@@ -227,6 +227,8 @@ class ChainBackward:
         values: Tensor,
         norm: Affine,
         gradients: NormGradient | UnitBackward,
+        *,
+        scaled: bool,
     ) -> FinishedTiles:
         terms = None
         statistics = self.saved.statistics[index]
@@ -234,7 +236,8 @@ class ChainBackward:
         if unit.batch_statistics:
             count = values.numel() // values.shape[1] if statistics[2] is None else statistics[2]
             terms = gradients.corrections(count, unit.group)
-        finished = FinishedTiles(masked, values, norm, terms, self.call.compute_dtype, self.workspace)
+        dtype = self.call.compute_dtype
+        finished = FinishedTiles(masked, values, norm, terms, scaled=scaled, dtype=dtype, workspace=self.workspace)
         if index == 0 and self.needs_inputs:
             self._finish_inputs(finished)
         return finished
@@ -245,10 +248,7 @@ class ChainBackward:
         if self.d_inputs is None:
             self.d_inputs = torch.empty_like(self.inputs)
         for tile in tiles(self.inputs.shape, self.inputs.dtype, self.inputs.device):
-            if adds:
-                self.d_inputs[tile].add_(finished[tile])
-            else:
-                finished.write(self.d_inputs[tile], tile)
+            _ = self.d_inputs[tile].add_(finished[tile]) if adds else self.d_inputs[tile].copy_(finished[tile])
 
     def _set_norm(self, unit: Unit, gradients: Sequence[Tensor | None]) -> None:
         pairs = zip(gradients, self.saved.parameters[unit.parameters], strict=True)
