@@ -257,7 +257,10 @@ def test_the_command_measures(
     assert "stem" in out
     assert "stem" not in run(capsys, *words)[1]
     table = run(capsys, *words, "--compare")[1].splitlines()
-    assert [line.split()[0] for line in table[2:-1]] == ["plain", "efficient", "efficient"]
+    assert [line.split()[0] for line in table[2:-1]] == ["plain", "efficient", "efficient", "efficient"]
+    words = ("measure", "resnet20", "--framework", stand_in, "--batch-size", "2")
+    table = run(capsys, *words, "--compare")[1].splitlines()
+    assert [line.split()[0] for line in table[2:-1]] == ["plain", "efficient", "efficient"], "it keeps no codes"
     assert table[-2].split()[2] == "0.10x"
 
 

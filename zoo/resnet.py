@@ -102,9 +102,7 @@ class ResNetConfig:
             raise ValueError("flavour='keras' is of the ImageNet bottleneck networks: 50, 101 and 152 layers")
         for shape in self.blocks():
             if shape.inner_channels < 1:
-                raise ValueError(
-                    f"width_per_group={self.width_per_group} leaves a bottleneck of width {self.width} empty"
-                )
+                raise ValueError(f"width_per_group={self.width_per_group} leaves no channel of width {self.width}")
         lower = "width, layers, width_per_group, groups or num_classes"
         check_parameters("ResNet", self.count_parameters(), lower)
 
