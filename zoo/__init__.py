@@ -16,16 +16,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from zoo import densenet, frameworks
+from zoo import densenet, frameworks, mobilenet_v2, resnet
 from zoo.choices import unknown
-from zoo.measuring import IMAGE_CHANNELS, image_size_for, measure_or_explain
+from zoo.measuring import image_shape_for, measure_or_explain
 from zoo.policy import MemoryPolicy
 from zoo.report import MemoryReport
 
 __version__ = "0.1.0"
 __all__ = ["MemoryPolicy", "MemoryReport", "create_model", "find_config", "list_models", "load_run", "measure"]
 
-FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType({"densenet": densenet.VARIANTS})
+FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {"densenet": densenet.VARIANTS, "resnet": resnet.VARIANTS, "mobilenet_v2": mobilenet_v2.VARIANTS}
+)
 
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
@@ -115,6 +117,7 @@ def create_model(
     _check_fields(name, config_overrides, MemoryPolicy, type(_published(name)))
     config = find_config(name, **config_overrides)
     policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
+    config.check_policy(policy)
     if not isinstance(features_only, bool):
         raise TypeError(f"features_only must be True or False, not {features_only!r}")
     if checkpoint_path is not None and not Path(checkpoint_path).expanduser().is_file():
@@ -188,11 +191,10 @@ def measure(
         given = ", ".join(flags)
         raise TypeError(f"measure: {given} given with a model that is built already: give its name instead")
     model = create_model(name_or_model, framework, **flags) if isinstance(name_or_model, str) else name_or_model
-    size = image_size_for(model, image_size, batch_size)
+    shape = image_shape_for(model, image_size, batch_size)
     package = frameworks.load(framework)
     package.check_device(device, False)
-    channels = getattr(getattr(model, "spec", None), "in_chans", IMAGE_CHANNELS)
-    report = measure_or_explain(package, model, (batch_size, channels, size, size), device)
+    report = measure_or_explain(package, model, shape, device)
     return dataclasses.replace(report, model=name_or_model) if isinstance(name_or_model, str) else report
 
 

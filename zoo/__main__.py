@@ -10,7 +10,7 @@ import zoo
 from zoo import flags
 from zoo.broken_pipe import give_up_output
 from zoo.choices import unknown
-from zoo.policy import COMPARED
+from zoo.policy import compared_flags
 from zoo.report import format_comparison, format_report
 
 DONE, SOMETHING_BROKEN, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -48,7 +48,7 @@ def measure_command(
         keep_bottleneck: with --efficient: more memory, less time
         opt_memory: one of the classic levels 0..4 instead of --efficient
         compressed: store what is kept in few bits: 1, 2, 4, 8, fixed:3, half; outputs do not change
-        compare: measure plain, efficient with keep_bottleneck, efficient, and efficient with compressed; print ratios
+        compare: measure plain, efficient with keep_bottleneck, efficient, and (DenseNet) compressed; print ratios
         rows: print what every layer saves, and how
         batch_size: images
         image_size: height and width in pixels
@@ -65,7 +65,7 @@ def measure_command(
     }
     policies = [asked]
     if compare:
-        policies = [dict(compared) for compared in COMPARED]
+        policies = compared_flags(zoo.find_config(model))
         if any(asked.values()) or opt_memory is not None:
             raise ValueError("--compare measures plain and efficient one after the other: give it without memory flags")
     reports = [zoo.measure(model, framework, batch_size, image_size, device, **policy) for policy in policies]

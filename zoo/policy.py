@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -18,8 +19,10 @@ class MemoryPolicy:
     """What a model keeps for its backward pass.
 
     Args:
-        efficient: exact saving. Features are kept once, everything cheap is recomputed.
-        keep_bottleneck: with `efficient`, keep the 1x1 outputs too: more bytes, less time.
+        efficient: exact saving, least memory. One tensor is kept per convolution or less, everything cheap is
+            recomputed: DenseNet's 1x1 convolutions, the last convolution of a ResNet's or MobileNetV2's block,
+            MobileNetV2's expansions.
+        keep_bottleneck: with `efficient`, keep every convolution's output: more bytes, less time.
         opt_memory: one of the five classic DenseNet levels instead of `efficient`:
             0 plain; 1 in-place activations; 2 shared gradient buffers; 3 shared feature storage;
             4 BatchNorm outputs recomputed as well (what `efficient` with `keep_bottleneck` does).
@@ -86,6 +89,23 @@ class MemoryPolicy:
         """How kept values are stored, or None as they are."""
         return None if self.compressed is None else _norm_codec(self.compressed)
 
+    def refuse_what_is_densenets(self, family: str) -> None:
+        """For families that are built without the classic levels and without codes.
+
+        Raises:
+            ValueError: a level, or compression, was asked for.
+        """
+        if self.opt_memory is not None:
+            raise ValueError(
+                f"opt_memory={self.opt_memory}: the levels are DenseNet's; give efficient=True (least memory), "
+                f"or efficient=True, keep_bottleneck=True (only elementwise work is done again) for {family}"
+            )
+        if self.compressed is not None:
+            raise ValueError(
+                f"compressed={self.compressed!r}: {family} keeps no codes, DenseNet does; give efficient=True for "
+                f"{family}"
+            )
+
     @property
     def inplace_activations(self) -> bool:
         """Activations overwrite the norm's output (it changes no byte in PyTorch, whose norm keeps its input)."""
@@ -123,6 +143,16 @@ COMPARED: tuple[Mapping[str, Any], ...] = (
     MappingProxyType({"efficient": True}),
     MappingProxyType({"efficient": True, "compressed": 2}),
 )
+
+
+def compared_flags(config: Any) -> list[dict[str, Any]]:
+    """Those of `COMPARED` that the family of a config is built with."""
+    found = []
+    for flags in COMPARED:
+        with contextlib.suppress(ValueError):
+            config.check_policy(MemoryPolicy(**flags))
+            found.append(dict(flags))
+    return found
 
 
 def _norm_codec(text: int | str) -> Codec:

@@ -10,11 +10,15 @@ from typing import Any
 
 import zoo.frameworks
 from zoo.densenet import DenseNetConfig
+from zoo.mobilenet_v2 import MobileNetV2Config
 from zoo.options import TrainingError
 from zoo.policy import MemoryPolicy
+from zoo.resnet import ResNetConfig
 from zoo.run_folder import CONFIG, RunFolder, RunFolderError, read_config
 
-CONFIGS: Mapping[str, type] = MappingProxyType({"densenet": DenseNetConfig})
+CONFIGS: Mapping[str, type] = MappingProxyType(
+    {"densenet": DenseNetConfig, "resnet": ResNetConfig, "mobilenet_v2": MobileNetV2Config}
+)
 EPOCHS = ("best", "last")
 
 

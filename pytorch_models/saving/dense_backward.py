@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pytorch_models.saving.dense_call import BlockCall, Unit
+from pytorch_models.saving.dense_call import BlockCall
 from pytorch_models.saving.dense_storage import Bottleneck
 from pytorch_models.saving.dropout import drop_gradient
 from pytorch_models.saving.norm import Affine, affine
 from pytorch_models.saving.passes import TileMasks, subtract_terms
 from pytorch_models.saving.saved import SavedTensors
 from pytorch_models.saving.tiles import empty_channels_last
+from pytorch_models.saving.unit_call import Unit
 from pytorch_models.saving.units import UnitBackward, forward_unit
 
 
@@ -119,6 +120,7 @@ class BlockBackward:
             self.saved.parameters[first.parameters],
             self.workspace,
             gradient=gradient,
+            dtype=gradient.dtype,
             values=features,
             activations=kept.get("activation1"),
             masks=self._masks(index, "mask1", features),
@@ -128,7 +130,7 @@ class BlockBackward:
         target = self.gradient[:, : layer.in_features] if needs_below else None
         self.parameter_gradients[first.parameters] = backward.run(target, accumulate=True)
         if needs_below and first.batch_statistics:
-            constant, slope = backward.norm_gradient.corrections(self.count)
+            constant, slope = backward.corrections(self.count)
             self.constant[: layer.in_features] += constant
             self.slope[: layer.in_features] += slope
 
@@ -145,6 +147,7 @@ class BlockBackward:
             self.saved.parameters[unit.parameters],
             self.workspace,
             gradient=gradient,
+            dtype=gradient.dtype,
             values=bottleneck,
             activations=self.saved.layers[index].get("activation2"),
             masks=self._masks(index, "mask2", bottleneck),
@@ -153,7 +156,7 @@ class BlockBackward:
         )
         self.parameter_gradients[unit.parameters] = backward.run(target, accumulate=False)
         if target is not None and unit.batch_statistics:
-            subtract_terms(target, bottleneck, norm.mean, *backward.norm_gradient.corrections(self.count))
+            subtract_terms(target, bottleneck, norm.mean, *backward.corrections(self.count))
         return target
 
     def _masks(self, index: int, name: str, values: Tensor) -> TileMasks | None:

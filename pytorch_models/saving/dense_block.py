@@ -13,7 +13,6 @@ further):
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -22,15 +21,16 @@ from torch.autograd.function import FunctionCtx
 
 from pytorch_models.compression import NoiseSeeds
 from pytorch_models.saving.dense_backward import BlockBackward
-from pytorch_models.saving.dense_call import BlockCall, autocast_to, read_block
+from pytorch_models.saving.dense_call import BlockCall, read_block
 from pytorch_models.saving.dense_forward import run_in_plain_order, run_in_shared_buffer
 from pytorch_models.saving.eligibility import (
-    PlainPathWarning,
     graph_is_being_exported,
+    warn_plain,
     why_block_is_plain,
     why_call_is_plain,
 )
 from pytorch_models.saving.saved import SavedTensors
+from pytorch_models.saving.unit_call import autocast_to
 from zoo.policy import MemoryPolicy
 
 
@@ -52,7 +52,7 @@ def dense_block(block: nn.ModuleDict, inputs: Tensor, policy: MemoryPolicy, seed
     """
     reason = why_call_is_plain() or why_block_is_plain(block, block.layer_type)  # type: ignore[arg-type]
     if reason is not None:
-        warnings.warn(f"dense block runs the plain way and saves no memory: {reason}", PlainPathWarning, stacklevel=3)
+        warn_plain("dense block", reason)
     if reason is not None or graph_is_being_exported():
         return block.plain_forward(inputs)  # type: ignore[operator]
     layers: Any = block.values()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pytorch_models.saving.dense_call import BlockCall, autocast_to
+from pytorch_models.saving.dense_call import BlockCall
 from pytorch_models.saving.dense_record import ForwardRecord
 from pytorch_models.saving.dense_storage import Bottleneck
 from pytorch_models.saving.dropout import drop
@@ -20,6 +20,7 @@ from pytorch_models.saving.norm import affine, move_running_statistics
 from pytorch_models.saving.passes import TileMasks, mask_positive
 from pytorch_models.saving.saved import SavedTensors
 from pytorch_models.saving.tiles import empty_channels_last, tiles
+from pytorch_models.saving.unit_call import autocast_to
 from pytorch_models.saving.units import forward_unit
 
 Parameters = Sequence[Tensor | None]
@@ -119,7 +120,7 @@ class _PlainOrder:
 
     def _convolved(self, index: int, position: int, values: Tensor) -> Tensor:
         unit = self.call.layers[index].units[position]
-        _, _, weight, bias = self.parameters[unit.parameters]
+        _, _, weight, bias, _ = self.parameters[unit.parameters]
         assert weight is not None, "a convolution has a weight"
         # Autocast would remember a cast made here, where no gradient is recorded, and use it again where one is.
         weight = weight.detach().to(self.call.compute_dtype)
@@ -130,6 +131,7 @@ class _PlainOrder:
         if masks is not None:
             self._keep_masks(masks, activations, position)
         geometry = unit.convolution
+        assert geometry is not None, "a dense layer's units have one"
         return F.conv2d(
             activations, weight, bias, geometry.stride, geometry.padding, geometry.dilation, geometry.groups
         )

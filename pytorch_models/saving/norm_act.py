@@ -7,33 +7,28 @@ tile of the batch at a time.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from pytorch_models.channels import statistics_dtype
 from pytorch_models.kernel_arrays import dense_like, layout_of
-from pytorch_models.saving.dense_call import autocast_dtype_of
 from pytorch_models.saving.eligibility import (
-    PlainPathWarning,
     graph_is_being_exported,
+    warn_plain,
     why_call_is_plain,
     why_norm_act_is_plain,
 )
 from pytorch_models.saving.keeping import InputKeeping
-from pytorch_models.saving.norm import (
-    affine,
-    check_batch_has_a_variance,
-    move_running_statistics,
-    running_statistics,
-    uses_batch_statistics,
-)
+from pytorch_models.saving.norm import affine, uses_batch_statistics
 from pytorch_models.saving.norm_act_tail import TailBackward, TailCall, run_forward
-from pytorch_models.saving.passes import TileMasks, batch_statistics
+from pytorch_models.saving.passes import TileMasks
 from pytorch_models.saving.pool_codes import coded_pool
+from pytorch_models.saving.statistics import take_statistics
+from pytorch_models.saving.sync import group_of
 from pytorch_models.saving.tiles import tiles
+from pytorch_models.saving.unit_call import autocast_dtype_of
 
 
 def norm_act_then(
@@ -47,7 +42,7 @@ def norm_act_then(
 
     Args:
         inputs: (N, C, H, W).
-        norm, relu: a BatchNorm2d and a ReLU.
+        norm, relu: a BatchNorm2d or SyncBatchNorm, and a ReLU.
         tail: convolutions and pools, in order; they run again in the backward pass. Where any module has hooks or
             is of another type, all run the plain way and a warning says so.
         keeping: `inputs` as they are, or coded.
@@ -58,22 +53,23 @@ def norm_act_then(
     """
     reason = why_call_is_plain() or why_norm_act_is_plain(norm, relu, *tail)
     if reason is not None:
-        warnings.warn(f"norm+ReLU runs the plain way and saves no memory: {reason}", PlainPathWarning, stacklevel=3)
+        warn_plain("norm+ReLU", reason)
     if reason is not None or graph_is_being_exported():
         for module in (norm, relu, *tail):
             inputs = module(inputs)
         return inputs
-    assert isinstance(norm, nn.BatchNorm2d), "checked by eligibility"
+    assert isinstance(norm, _BatchNorm), "checked by eligibility"
     return _apply(inputs, norm, tail, keeping)
 
 
 @torch.compiler.disable(reason="norm+ReLU+tail is one autograd Function that recomputes in its backward pass")
-def _apply(inputs: Tensor, norm: nn.BatchNorm2d, tail: tuple[nn.Module, ...], keeping: InputKeeping) -> Tensor:
+def _apply(inputs: Tensor, norm: _BatchNorm, tail: tuple[nn.Module, ...], keeping: InputKeeping) -> Tensor:
     if keeping.codec is not None and layout_of(inputs) is None:
         inputs = inputs.contiguous()
     pool = None if keeping.codec is None else coded_pool(tail)
     autocast_dtype = autocast_dtype_of(inputs.device)
-    call = TailCall(norm, uses_batch_statistics(norm), tail, autocast_dtype, torch.is_grad_enabled(), keeping, pool)
+    batch, group = uses_batch_statistics(norm), group_of(norm)
+    call = TailCall(norm, batch, tail, autocast_dtype, torch.is_grad_enabled(), keeping, group, pool)
     convolutions = [module for module in tail if isinstance(module, nn.Conv2d)]
     parameters = [p for module in convolutions for p in (module.weight, module.bias)]
     return NormActFunction.apply(inputs, call, norm.weight, norm.bias, *parameters)
@@ -86,13 +82,8 @@ class NormActFunction(torch.autograd.Function):
     def forward(
         ctx: Any, inputs: Tensor, call: TailCall, weight: Tensor | None, bias: Tensor | None, *parameters: Tensor | None
     ) -> Tensor:
-        if call.batch_statistics:
-            check_batch_has_a_variance(inputs.shape)
-            mean, variance = batch_statistics(inputs)
-            if not call.keeping.plain_order:  # there the norm moves them itself
-                move_running_statistics(call.norm, mean, variance, inputs.numel() // inputs.shape[1])
-        else:
-            mean, variance = running_statistics(call.norm, statistics_dtype(inputs.dtype))
+        moves = not call.keeping.plain_order  # there the norm moves its running statistics itself
+        mean, variance, count = take_statistics(call.norm, call.batch_statistics, call.group, inputs, moves=moves)
         norm = affine(mean, variance, call.norm.eps, weight, bias)
         masks = None if call.keeping.codec is None else TileMasks(inputs.shape, inputs.dtype, inputs.device)
         outputs, positions = run_forward(call, inputs, norm, masks, parameters)
@@ -103,7 +94,7 @@ class NormActFunction(torch.autograd.Function):
                 kept = (masks.bits, *positions, *codes)
                 ctx.like = dense_like(inputs)
             ctx.call, ctx.parameters, ctx.positions = call, len(parameters), len(positions)
-            ctx.save_for_backward(mean, variance, weight, bias, *parameters, *kept)
+            ctx.save_for_backward(mean, variance, count, weight, bias, *parameters, *kept)
         return outputs
 
     @staticmethod
@@ -113,7 +104,7 @@ class NormActFunction(torch.autograd.Function):
                 "a norm+ReLU that recomputes cannot be differentiated twice (create_graph=True): "
                 "build the model with efficient=False where gradients of gradients are needed"
             )
-        mean, variance, weight, bias, *rest = ctx.saved_tensors
+        mean, variance, count, weight, bias, *rest = ctx.saved_tensors
         parameters, kept = rest[: ctx.parameters], rest[ctx.parameters :]
         norm = affine(mean, variance, ctx.call.norm.eps, weight, bias)
         needs_inputs, _, *needs = ctx.needs_input_grad
@@ -133,7 +124,7 @@ class NormActFunction(torch.autograd.Function):
                 (run.norm_gradient.d_weight, run.norm_gradient.d_bias), (weight, bias), needs, strict=False
             )
         )
-        d_inputs, sink = run.finished_inputs(), ctx.call.keeping.sink
+        d_inputs, sink = run.finished_inputs(count), ctx.call.keeping.sink
         if d_inputs is not None and sink is not None:
             d_inputs = sink.leave(d_inputs)
         return d_inputs, None, *d_norm, *run.parameter_gradients

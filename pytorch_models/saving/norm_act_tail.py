@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from pytorch_models.saving.dense_call import autocast_to
 from pytorch_models.saving.keeping import InputKeeping
 from pytorch_models.saving.norm import Affine
 from pytorch_models.saving.passes import (
@@ -22,18 +23,20 @@ from pytorch_models.saving.passes import (
 )
 from pytorch_models.saving.pool_codes import Pool
 from pytorch_models.saving.tiles import laid_out_like, tiles
+from pytorch_models.saving.unit_call import autocast_to
 
 
 @dataclass(frozen=True)
 class TailCall:
     """The facts of one call: the norm, the modules after the ReLU, and under which autocast they ran."""
 
-    norm: nn.BatchNorm2d
+    norm: _BatchNorm
     batch_statistics: bool
     tail: tuple[nn.Module, ...]
     autocast_dtype: torch.dtype | None
     keeps_graph: bool
     keeping: InputKeeping
+    group: Any  # the processes that share the batch statistics
     pool: Pool | None  # where the tail is a max-pool whose positions are kept: codes cannot tell where maxima were
 
 
@@ -55,7 +58,7 @@ def run_forward(
             activation = activations[tile]
         else:
             mask = None if masks is None else masks.of(tile)
-            activation = activate_into(torch.empty_like(inputs[tile]), inputs[tile], norm, mask)
+            activation = activate_into(torch.empty_like(inputs[tile]), inputs[tile], norm, mask=mask)
         if call.pool is None:
             outputs.append(_run_tail(call, activation, parameters))
         else:
@@ -112,11 +115,11 @@ class TailBackward:
             self.parameter_gradients[i] = part if total is None else total.add_(part)
         return d_activation
 
-    def finished_inputs(self) -> Tensor | None:
+    def finished_inputs(self, joint_count: Tensor | None) -> Tensor | None:
         """The gradient of the inputs, with what it owes to the batch statistics."""
         if self.d_inputs is not None and self.call.batch_statistics:
-            count = self.inputs.numel() // self.inputs.shape[1]
-            constant, slope = self.norm_gradient.corrections(count)
+            count = self.inputs.numel() // self.inputs.shape[1] if joint_count is None else joint_count
+            constant, slope = self.norm_gradient.corrections(count, self.call.group)
             for tile in tiles(self.inputs.shape, self.inputs.dtype, self.inputs.device):
                 subtract_terms(self.d_inputs[tile], self.inputs[tile], self.norm.mean, constant, slope)
         return self.d_inputs

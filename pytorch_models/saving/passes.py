@@ -1,4 +1,4 @@
-"""The elementwise passes of a norm and its ReLU: statistics, affine map, and the gradient through both.
+"""The elementwise passes of a norm and its activation: statistics, affine map, and the gradient through both.
 
 All tensors are (N, C, H, W). Forward and backward pass rebuild an activation by the same function, so that they agree
 on every activation's sign; where the values come from codes instead, exact masks say which activations were positive.
@@ -6,13 +6,17 @@ on every activation's sign; where the values come from codes instead, exact mask
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from pytorch_models import kernel_ops
 from pytorch_models.channels import row, statistics_dtype
 from pytorch_models.kernel_arrays import TORCH, norm_path
+from pytorch_models.saving.activation import RELU, Activation, negative_part
 from pytorch_models.saving.norm import Affine
+from pytorch_models.saving.sync import join_sums
 from pytorch_models.saving.tiles import tiles
 
 _ROWS_PER_SUM = 32
@@ -32,7 +36,7 @@ def batch_statistics(values: Tensor) -> tuple[Tensor, Tensor]:
         mean, variance = kernel_ops.channel_statistics(values)
         return mean, variance
     dtype = statistics_dtype(values.dtype)
-    count = values.numel() // values.shape[1]
+    count = max(values.numel() // values.shape[1], 1)
     slices = tiles(values.shape, dtype, values.device)
     total = torch.zeros(values.shape[1], dtype=torch.float64, device=values.device)
     for tile in slices:
@@ -72,12 +76,27 @@ class TileMasks:
         return self.bits[start : start + self._bytes(tile)]
 
 
-def activate_into(out: Tensor, values: Tensor, norm: Affine, mask: Tensor | None = None) -> Tensor:
-    """out = relu(values * scale + shift); where `mask` is given, which of them are positive is written there."""
-    if norm_path(values, out) != TORCH:
+def normalise_into(out: Tensor, values: Tensor, norm: Affine) -> Tensor:
+    """out = values * scale + shift; `out` may be `values`."""
+    return torch.addcmul(row(norm.shift), values, row(norm.scale), out=out)
+
+
+def activate_into(
+    out: Tensor,
+    values: Tensor,
+    norm: Affine,
+    activation: Activation = RELU,
+    weight: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """out = activation(values * scale + shift); `out` may be `values`.
+
+    Where `mask` is given, which outputs are positive is written there.
+    """
+    if activation == RELU and norm_path(values, out) != TORCH:
         kernel_ops.affine_relu_(values, norm.scale, norm.shift, out, mask)
         return out
-    torch.addcmul(row(norm.shift), values, row(norm.scale), out=out).relu_()
+    activation.apply_(normalise_into(out, values, norm), weight)
     if mask is not None:
         mask_positive(out, mask)
     return out
@@ -93,7 +112,7 @@ def rebuild_into(out: Tensor, values: Tensor, norm: Affine, mask: Tensor) -> Ten
     if norm_path(values, out) != TORCH:
         kernel_ops.rebuild_relu_(values, norm.scale, norm.shift, mask, out)
         return out
-    return select_(torch.addcmul(row(norm.shift), values, row(norm.scale), out=out), mask)
+    return select_(normalise_into(out, values, norm), mask)
 
 
 def select_(dense: Tensor, mask: Tensor) -> Tensor:
@@ -116,17 +135,34 @@ def subtract_terms(gradient: Tensor, values: Tensor, mean: Tensor, constant: Ten
     gradient.addcmul_(values, row(slope), value=-1).sub_(row(offset))
 
 
+def finish_into(
+    out: Tensor, masked: Tensor, values: Tensor, norm: Affine, terms: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    """out = the gradient of a norm's input, from that of its output, `masked`, and `NormGradient.corrections`.
+
+    `terms` is None for a norm that does not use the batch's statistics.
+    """
+    if terms is None:
+        return torch.mul(masked, row(norm.scale), out=out)
+    constant, slope = terms
+    offset = torch.addcmul(constant, norm.mean, slope, value=-1)
+    if out.dtype == norm.scale.dtype:
+        return torch.addcmul(row(-offset), masked, row(norm.scale), out=out).addcmul_(values, row(slope), value=-1)
+    return out.copy_(torch.addcmul(row(-offset), masked, row(norm.scale)).addcmul_(values, row(slope), value=-1))
+
+
 class NormGradient:
-    """Carries gradients through ReLU and norm, tile by tile, and sums the norm's parameter gradients.
+    """Carries gradients through activation and norm, tile by tile, and sums the parameters' gradients.
 
     With batch statistics dz = scale * (d - mean(d) - zhat * mean(d * zhat)): the first term needs one tile, the other
     two need sums over all tiles, and are linear in z: `corrections` gives them as A + (z - mean) * B.
     """
 
-    def __init__(self, norm: Affine) -> None:
-        self.norm = norm
+    def __init__(self, norm: Affine, activation: Activation = RELU, weight: Tensor | None = None) -> None:
+        self.norm, self.activation, self.weight = norm, activation, weight
         self._d_bias = torch.zeros_like(norm.mean, dtype=torch.float64)
         self._d_weight = torch.zeros_like(self._d_bias)
+        self._d_slopes = torch.zeros_like(self._d_bias)
 
     @property
     def d_bias(self) -> Tensor:
@@ -137,6 +173,48 @@ class NormGradient:
     def d_weight(self) -> Tensor:
         """(C,), in the dtype of the statistics."""
         return self._d_weight.to(self.norm.mean.dtype)
+
+    @property
+    def d_activation_weight(self) -> Tensor | None:
+        """Of a PReLU's weight, in its shape; None for other activations."""
+        if self.weight is None:
+            return None
+        return self._d_slopes if self.weight.numel() > 1 else self._d_slopes.sum(0, keepdim=True)
+
+    def mask_into(
+        self,
+        out: Tensor,
+        gradient: Tensor,
+        activation: Tensor,
+        values: Tensor,
+        *,
+        scratch: Tensor,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Take in one tile; out = the gradient of the norm's output.
+
+        Args:
+            out: may be `gradient`.
+            gradient: of the activation.
+            activation: the activation's output, kept or rebuilt; its input where `Activation.by_output` is False.
+            values: the norm's input.
+            scratch: of the activation's size; may be overwritten, may be the activation.
+            mask: where the activation was positive, if the values come from codes.
+        """
+        norm = self.norm
+        if self.weight is not None:
+            self._d_slopes += channel_sums(negative_part(gradient, activation))
+        if mask is not None:
+            masked = select_(out if out is gradient else out.copy_(gradient), mask)
+        else:
+            masked = self.activation.gradient_into(out, gradient, activation, self.weight)
+        self._d_bias += channel_sums(masked)
+        if scratch.dtype == norm.mean.dtype:
+            centred = torch.sub(values, row(norm.mean), out=scratch)
+        else:
+            centred = values - row(norm.mean)
+        self._d_weight += channel_sums(centred.mul_(masked)) * norm.inv_std
+        return masked
 
     def add(
         self,
@@ -149,42 +227,32 @@ class NormGradient:
         accumulate: bool = False,
         mask: Tensor | None = None,
     ) -> None:
-        """Take in one tile.
+        """Take in one tile as `mask_into` does, overwriting `gradient`.
 
-        Args:
-            gradient: of the activation; it is overwritten.
-            activation: relu(norm(values)), kept or rebuilt.
-            values: the norm's input.
-            target: scale * (gradient through the ReLU) is written or, with `accumulate`, added here; None = nowhere.
-            scratch: of the activation's size; may be overwritten, may be the activation.
-            mask: where the activation was positive, if the values come from codes.
+        scale * (gradient of the norm's output) is written or, with `accumulate`, added to `target`; None = nowhere.
         """
-        norm = self.norm
         into = gradient if target is None else target
         # As `activate_into` chose, so that both agree on the signs of activations.
-        if norm_path(values, gradient, into, activation) != TORCH:
+        if self.activation == RELU and norm_path(values, gradient, into, activation) != TORCH:
             d_bias, d_weight = kernel_ops.norm_backward_(
-                gradient, values, *norm, mask, into, accumulate and target is not None
+                gradient, values, *self.norm, mask, into, accumulate and target is not None
             )
             self._d_bias += d_bias
             self._d_weight += d_weight
             return
-        if mask is not None:
-            masked = select_(gradient, mask)
-        else:
-            masked = torch.ops.aten.threshold_backward.grad_input(gradient, activation, 0, grad_input=gradient)
-        self._d_bias += channel_sums(masked)
-        if scratch.dtype == norm.mean.dtype:
-            centred = torch.sub(values, row(norm.mean), out=scratch)
-        else:
-            centred = values - row(norm.mean)
-        self._d_weight += channel_sums(centred.mul_(masked)) * norm.inv_std
+        masked = self.mask_into(gradient, gradient, activation, values, scratch=scratch, mask=mask)
         if target is not None and accumulate:
-            target.addcmul_(masked, row(norm.scale))
+            target.addcmul_(masked, row(self.norm.scale))
         elif target is not None:
-            torch.mul(masked, row(norm.scale), out=target)
+            torch.mul(masked, row(self.norm.scale), out=target)
 
-    def corrections(self, count: int) -> tuple[Tensor, Tensor]:
-        """(A, B) of the class docstring, for batch statistics over `count` values per channel."""
+    def corrections(self, count: int | Tensor, group: Any = None) -> tuple[Tensor, Tensor]:
+        """(A, B) of the class docstring, for batch statistics over `count` values per channel.
+
+        With `group` the statistics are of the joint batch of its processes, each of which must call this.
+        """
+        d_bias, d_weight = (
+            total.to(self.norm.mean.dtype) for total in join_sums((self._d_bias, self._d_weight), group)
+        )
         per_value = self.norm.scale / count
-        return per_value * self.d_bias, per_value * self.d_weight * self.norm.inv_std
+        return per_value * d_bias, per_value * d_weight * self.norm.inv_std

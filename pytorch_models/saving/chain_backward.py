@@ -1,0 +1,261 @@
+"""The backward pass of a chain of units: walked from the last, one gradient buffer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pytorch_models.saving.chain_call import ChainCall
+from pytorch_models.saving.chain_saved import SavedChain
+from pytorch_models.saving.gradient_tiles import FinishedTiles, InDtype
+from pytorch_models.saving.norm import Affine, affine
+from pytorch_models.saving.passes import NormGradient, activate_into, normalise_into
+from pytorch_models.saving.pointwise_tail import PointwiseTail, pays, replace_convolution
+from pytorch_models.saving.tiles import (
+    Workspace,
+    as_images,
+    batch_outermost,
+    empty_in_order_of,
+    laid_out_like,
+    tiles,
+)
+from pytorch_models.saving.unit_call import Unit
+from pytorch_models.saving.units import ReadInTiles, RebuiltTiles, UnitBackward, forward_unit
+
+
+class ChainBackward:
+    """One backward pass; it changes none of the saved tensors, so it may run twice.
+
+    Args:
+        call, saved: as the forward pass left them.
+        gradient: of the chain's outputs.
+        needs: which parameters need a gradient, in the order of `saved.parameters`.
+        needs_inputs, needs_shortcut: whether these need one.
+
+    After `run`, `d_shortcut` is the shortcut's gradient or None, `parameter_gradients` are in the order of `needs`.
+    """
+
+    def __init__(
+        self,
+        call: ChainCall,
+        saved: SavedChain,
+        gradient: Tensor,
+        needs: Sequence[bool],
+        needs_inputs: bool,
+        needs_shortcut: bool,
+    ) -> None:
+        self.call, self.saved, self.gradient = call, saved, gradient
+        self.needs, self.needs_inputs, self.needs_shortcut = needs, needs_inputs, needs_shortcut
+        inputs = saved.values[0]
+        assert inputs is not None, "a chain keeps its input"
+        self.inputs = inputs
+        self.workspace = Workspace(inputs.device)
+        self.parameter_gradients: list[Tensor | None] = [None] * len(saved.parameters)
+        self.d_shortcut: Tensor | None = None
+        self.d_inputs: Tensor | None = None
+
+    def run(self) -> Tensor | None:
+        """Walk the units from the last; the gradient of the inputs, or None where not needed."""
+        units = self.call.units
+        source: ReadInTiles = self.gradient
+        tail: PointwiseTail | None = None
+        if units[-1].convolution is not None:
+            self._pass_to_shortcut(self.gradient)
+        for index in reversed(range(len(units))):
+            unit = units[index]
+            ends_in_a_sum = unit.convolution is None and self.needs_shortcut
+            if not (ends_in_a_sum or self._needs_below(index) or any(self.needs[unit.parameters])):
+                break
+            if tail is not None:  # the unit before the end, whose own gradient of its weight is known already
+                finished = self._run_unit(replace_convolution(unit, tail), index, self._values(index), source)
+                self._set_weight(unit, tail)
+                tail = None
+            elif unit.convolution is not None:
+                finished = self._run_unit(unit, index, self._values(index), source)
+            elif self._tail_is_pointwise(index):
+                tail, source = self._run_pointwise_end(unit, index)
+                continue
+            else:
+                finished = self._run_end(unit, index, self._values(index))
+            if finished is not None:
+                source = finished
+        return self.d_inputs
+
+    def _pass_to_shortcut(self, gradient: Tensor) -> None:
+        """What the sum hands to the shortcut; where that is the input, the chain's own gradient is added later."""
+        if self.needs_shortcut:
+            self.d_shortcut = gradient
+        if self.call.adds_inputs and self.needs_inputs:
+            self.d_inputs = torch.empty_like(self.inputs).copy_(gradient)
+
+    def _needs_below(self, index: int) -> bool:
+        """Whether the input of unit `index` needs a gradient."""
+        return self.needs_inputs or any(self.needs[: self.call.units[index].parameters.start])
+
+    def _values(self, index: int) -> Tensor:
+        """The input of unit `index`: kept, or computed again from the unit before."""
+        values = self.saved.values[index]
+        if values is not None:
+            return values
+        before = self.call.units[index - 1]
+        outputs, _ = forward_unit(
+            self._values(index - 1),
+            before,
+            self._norm(index - 1),
+            self.saved.parameters[before.parameters],
+            self.call.compute_dtype,
+            self.workspace,
+            scratch_outputs=f"values{index}",
+            channels_last=self.call.channels_last and index == 1,
+        )
+        return outputs
+
+    def _norm(self, index: int) -> Affine | None:
+        unit, statistics = self.call.units[index], self.saved.statistics[index]
+        if unit.norm is None or statistics is None:
+            return None
+        weight, bias, *_ = self.saved.parameters[unit.parameters]
+        return affine(statistics[0], statistics[1], unit.norm.eps, weight, bias)
+
+    def _run_end(self, unit: Unit, index: int, values: Tensor) -> FinishedTiles:
+        """Through the activation, the sum and the norm of a step without a convolution."""
+        norm, parameters = self._norm(index), self.saved.parameters[unit.parameters]
+        assert norm is not None, "a step without a convolution has a norm"
+        gradients = NormGradient(norm, unit.activation, parameters[4])
+        gradient = laid_out_like(values, self.gradient)
+        adds_inputs = self.call.adds_inputs and self.needs_inputs
+        if adds_inputs or self.needs_shortcut:
+            masked = empty_in_order_of(values, values.shape, gradient.dtype)
+        else:
+            masked = self.workspace.take(f"gradient{index % 2}", values.shape, gradient.dtype, values)
+        for tile in tiles(values.shape, values.dtype, values.device):
+            part = as_images(values[tile])
+            scratch = as_images(self.workspace.take("tile", values[tile].shape, values.dtype, values))
+            if self.saved.outputs is not None:
+                activation = as_images(laid_out_like(values, self.saved.outputs[tile]))
+            elif unit.activation.by_output:
+                activation = activate_into(scratch, part, norm, unit.activation, parameters[4])
+            else:
+                activation = normalise_into(scratch, part, norm)
+            gradients.mask_into(as_images(masked[tile]), as_images(gradient[tile]), activation, part, scratch=scratch)
+        self._pass_to_shortcut_masked(masked, adds_inputs)
+        self._set_norm(unit, (gradients.d_weight, gradients.d_bias, None, None, gradients.d_activation_weight))
+        return self._finished(unit, index, masked, values, norm, gradients, scaled=False)
+
+    def _tail_is_pointwise(self, index: int) -> bool:
+        """Whether the end of the chain can do without the outputs of the convolution before it."""
+        unit, exact = self.call.units[index], self.call.compute_dtype in (torch.float32, torch.float64)
+        if self.call.kept[index] or not unit.batch_statistics or unit.group is not None or not exact:
+            return False
+        before = self.call.units[index - 1]
+        weight = self.saved.parameters[before.parameters][2]
+        told = unit.activation.kind is nn.Identity or self.saved.outputs is not None
+        positions = self.gradient.numel() // self.gradient.shape[1]
+        return told and self.gradient.dtype == self.call.compute_dtype and pays(before.convolution, weight, positions)
+
+    def _run_pointwise_end(self, unit: Unit, index: int) -> tuple[PointwiseTail, Tensor]:
+        """As `_run_end`, from the inputs of the convolution before; the gradient of that norm's outputs."""
+        norm, before = self._norm(index), self.call.units[index - 1]
+        parameters = self.saved.parameters[before.parameters]
+        weight = parameters[2]
+        assert norm is not None, "an end has a norm"
+        assert weight is not None and before.convolution is not None, "checked before"  # noqa: PT018 - one fact
+        gradient, outputs = self.gradient, self.saved.outputs
+        if outputs is None:
+            masked = gradient = batch_outermost(gradient)
+        else:
+            masked = empty_in_order_of(outputs, outputs.shape, gradient.dtype)
+            gradient = laid_out_like(outputs, gradient)
+        inputs = RebuiltTiles(
+            self._values(index - 1), before, self._norm(index - 1), parameters, self.call.compute_dtype, self.workspace
+        )
+        tail = PointwiseTail(norm, before.convolution, weight.to(self.call.compute_dtype))
+        tail.gather(masked, gradient, outputs, unit.activation, inputs)
+        self._pass_to_shortcut_masked(masked, self.call.adds_inputs and self.needs_inputs)
+        d_weight, d_bias = tail.finish()
+        self._set_norm(unit, (d_weight, d_bias, None, None, None))
+        return tail, masked
+
+    def _set_weight(self, unit: Unit, tail: PointwiseTail) -> None:
+        start = unit.parameters.start
+        for position, gradient in ((start + 2, tail.d_convolution), (start + 3, torch.zeros_like(tail.norm.mean))):
+            parameter = self.saved.parameters[position]
+            if self.needs[position] and parameter is not None:
+                self.parameter_gradients[position] = gradient.to(parameter.dtype)
+
+    def _pass_to_shortcut_masked(self, masked: Tensor, adds_inputs: bool) -> None:
+        if self.needs_shortcut:
+            self.d_shortcut = masked
+        if adds_inputs:
+            self.d_inputs = masked.to(self.inputs.dtype)
+
+    def _run_unit(self, unit: Unit, index: int, values: Tensor, source: ReadInTiles) -> FinishedTiles | None:
+        norm, needs_below = self._norm(index), self._needs_below(index)
+        backward = UnitBackward(
+            unit,
+            norm,
+            self.saved.parameters[unit.parameters],
+            self.workspace,
+            gradient=InDtype(source, self.call.compute_dtype),
+            dtype=self.call.compute_dtype,
+            values=values,
+            activations=None,
+            needs=self.needs[unit.parameters],
+            needs_values=needs_below,
+        )
+        if norm is None:
+            adds = self.d_inputs is not None
+            if self.needs_inputs and self.d_inputs is None:
+                self.d_inputs = torch.empty_like(self.inputs)
+            self._set(unit, backward.run(self.d_inputs, accumulate=adds))
+            return None
+        masked = None
+        if needs_below:
+            masked = self.workspace.take(f"gradient{index % 2}", values.shape, self.call.compute_dtype, values)
+        self._set(unit, backward.run(masked, accumulate=False))
+        if masked is None:
+            return None
+        return self._finished(unit, index, masked, values, norm, backward, scaled=True)
+
+    def _finished(
+        self,
+        unit: Unit,
+        index: int,
+        masked: Tensor,
+        values: Tensor,
+        norm: Affine,
+        gradients: NormGradient | UnitBackward,
+        *,
+        scaled: bool,
+    ) -> FinishedTiles:
+        terms = None
+        statistics = self.saved.statistics[index]
+        assert statistics is not None, "a norm has them"
+        if unit.batch_statistics:
+            count = values.numel() // values.shape[1] if statistics[2] is None else statistics[2]
+            terms = gradients.corrections(count, unit.group)
+        dtype = self.call.compute_dtype
+        finished = FinishedTiles(masked, values, norm, terms, scaled=scaled, dtype=dtype, workspace=self.workspace)
+        if index == 0 and self.needs_inputs:
+            self._finish_inputs(finished)
+        return finished
+
+    def _finish_inputs(self, finished: FinishedTiles) -> None:
+        """The chain begins with a norm: its input's gradient is the chain's."""
+        adds = self.d_inputs is not None
+        if self.d_inputs is None:
+            self.d_inputs = torch.empty_like(self.inputs)
+        for tile in tiles(self.inputs.shape, self.inputs.dtype, self.inputs.device):
+            _ = self.d_inputs[tile].add_(finished[tile]) if adds else self.d_inputs[tile].copy_(finished[tile])
+
+    def _set_norm(self, unit: Unit, gradients: Sequence[Tensor | None]) -> None:
+        pairs = zip(gradients, self.saved.parameters[unit.parameters], strict=True)
+        self._set(unit, [None if g is None or p is None else g.to(p.dtype) for g, p in pairs])
+
+    def _set(self, unit: Unit, gradients: Sequence[Tensor | None]) -> None:
+        needs = self.needs[unit.parameters]
+        self.parameter_gradients[unit.parameters] = [
+            gradient if needed else None for gradient, needed in zip(gradients, needs, strict=True)
+        ]
