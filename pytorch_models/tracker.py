@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pytorch_models.workspace import with_workspace
+
 
 @dataclass
 class Allocation:
@@ -56,7 +58,7 @@ class MemoryTracker(TorchDispatchMode):
         self._external = {_key(tensor): tensor.untyped_storage() for tensor in external}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        results = function(*args, **(kwargs or {}))
+        results = with_workspace(function, args, function(*args, **(kwargs or {})))
         self.clock += 1
         given: set[int] | None = None
         for result in tree_leaves(results):

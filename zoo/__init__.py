@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from zoo import densenet, frameworks
+from zoo import densenet, frameworks, lstm
 from zoo.choices import unknown
 from zoo.measuring import image_shape_for, measure_or_explain
 from zoo.policy import MemoryPolicy
@@ -24,7 +24,7 @@ from zoo.report import MemoryReport
 __version__ = "0.1.0"
 __all__ = ["MemoryPolicy", "MemoryReport", "create_model", "find_config", "list_models", "load_run", "measure"]
 
-FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType({"densenet": densenet.VARIANTS})
+FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType({"densenet": densenet.VARIANTS, "lstm": lstm.VARIANTS})
 
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import zoo.frameworks
 from zoo.densenet import DenseNetConfig
+from zoo.lstm import LSTMConfig
 from zoo.policy import MemoryPolicy
 from zoo.run_folder import CONFIG, RunFolder, RunFolderError, read_config
 
-CONFIGS: Mapping[str, type] = MappingProxyType({"densenet": DenseNetConfig})
+CONFIGS: Mapping[str, type] = MappingProxyType({"densenet": DenseNetConfig, "lstm": LSTMConfig})
 EPOCHS = ("best", "last")
 
 
