@@ -1,4 +1,4 @@
-"""The zoo's models in PyTorch: `from pytorch_models import DenseNet, LSTM`.
+"""The zoo's models in PyTorch: `from pytorch_models import DenseNet, LSTM, MobileNetV2, ResNet`.
 
 Every framework package exports these functions, so that `zoo` and the demo reach any of them alike.
 """
@@ -12,15 +12,21 @@ from pytorch_models.densenet import DenseNet
 from pytorch_models.devices import check_device, set_seed
 from pytorch_models.lstm import LSTM
 from pytorch_models.measure import measure_step
+from pytorch_models.mobilenet_v2 import MobileNetV2
 from pytorch_models.out_of_memory import is_out_of_memory
+from pytorch_models.resnet import ResNet
 from pytorch_models.training import train
 from zoo.densenet import DenseNetConfig
 from zoo.lstm import LSTMConfig
+from zoo.mobilenet_v2 import MobileNetV2Config
 from zoo.policy import MemoryPolicy
+from zoo.resnet import ResNetConfig
 
 __all__ = [
     "LSTM",
     "DenseNet",
+    "MobileNetV2",
+    "ResNet",
     "build_model",
     "check_device",
     "is_out_of_memory",
@@ -30,7 +36,9 @@ __all__ = [
     "train",
 ]
 
-MODELS: Mapping[type, Any] = MappingProxyType({DenseNetConfig: DenseNet, LSTMConfig: LSTM})
+MODELS: Mapping[type, Any] = MappingProxyType(
+    {DenseNetConfig: DenseNet, LSTMConfig: LSTM, MobileNetV2Config: MobileNetV2, ResNetConfig: ResNet}
+)
 
 
 def build_model(config: Any, policy: MemoryPolicy | None = None) -> Any:
