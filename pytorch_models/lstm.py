@@ -50,10 +50,11 @@ class LSTM(nn.Module):
         efficient: bool = False,
         keep_bottleneck: bool = False,
         opt_memory: int | None = None,
+        compressed: int | str | None = None,
     ) -> None:
         super().__init__()
         self.config = LSTMConfig(reads, input_size, hidden_size, num_layers, bidirectional, drop_rate, num_classes)
-        self.policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory)
+        self.policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
         self.policy.refuse_levels("LSTM")
         if self.config.is_language_model:
             self.embedding = nn.Embedding(num_classes, input_size)
@@ -93,7 +94,7 @@ class LSTM(nn.Module):
         """See the class; `targets` are int64, (N,) or for tokens (N, T)."""
         if self.config.is_language_model:
             return self._language(inputs, targets)
-        hidden, _ = self.recurrent.last_state(self.as_sequence(inputs))
+        _, (hidden, _) = self.recurrent(self.as_sequence(inputs), outputs=False)
         scores = self.classifier(hidden[-self.config.directions :].transpose(0, 1).flatten(1))
         return scores if targets is None else loss_and_right(scores, targets)
 

@@ -64,22 +64,18 @@ class StackedLSTM(nn.LSTM):
             return "each layer's outputs, and states between chunks of time steps"
         return "states between chunks of time steps; each chunk is run again"
 
-    def forward(self, input: Any, hx: State | None = None) -> tuple[Any, State]:
-        """(T, N, input_size), or as torch.nn.LSTM takes it -> outputs of the last layer, (h, c)."""
+    def forward(self, input: Any, hx: State | None = None, outputs: bool = True) -> tuple[Any, State]:
+        """(T, N, input_size), or as torch.nn.LSTM takes it -> outputs of the last layer, (h, c).
+
+        With `outputs=False`, None and (h, c): efficient layers then make no whole sequence of outputs.
+        """
         drops = self.training and self.dropout > 0 and self.num_layers > 1
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, drops)
-        if not (self.efficient or drops) or graph_is_being_exported():
-            return super().forward(input, hx)
-        outputs, state = self._walk(input, hx, wants_outputs=True)
-        assert outputs is not None, "asked for"
-        return outputs, state
-
-    def last_state(self, input: Tensor, hx: State | None = None) -> State:
-        """(h, c) after the last step, as `forward` gives; with `efficient`, no whole sequence of outputs is made."""
-        if not self.efficient or graph_is_being_exported():
-            return self(input, hx)[1]
-        return self._walk(input, hx, wants_outputs=False)[1]
+        if (self.efficient or drops) and not graph_is_being_exported():
+            return self._walk(input, hx, wants_outputs=outputs)
+        values, state = super().forward(input, hx)
+        return (values if outputs else None), state
 
     def _forward_packed(self, input: PackedSequence, hx: State | None, drops: bool) -> tuple[PackedSequence, State]:
         if self.efficient:
@@ -91,11 +87,13 @@ class StackedLSTM(nn.LSTM):
 
     def _walk(self, input: Tensor, hx: State | None, wants_outputs: bool) -> tuple[Tensor | None, State]:
         """Sort out the layouts that torch.nn.LSTM takes, walk, and give the results the same layout."""
-        self._check(input, hx)
+        if input.dim() not in (2, 3):
+            raise ValueError(f"LSTM: needed is an input of 2 or 3 dimensions, not {input.dim()}")
         batched = input.dim() == 3
         values = input if batched else input.unsqueeze(1)
         values = values.transpose(0, 1) if batched and self.batch_first else values
         given = hx if hx is None or batched else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
+        self._check(values, given)
         state = self.initial_state(values) if given is None else given
         seed = draw_seed() if self.training and self.dropout > 0 and self.num_layers > 1 else None
         run = self._both_directions if self.bidirectional else self._one_direction
@@ -106,20 +104,13 @@ class StackedLSTM(nn.LSTM):
             outputs = outputs.transpose(0, 1)
         return outputs, (hidden, cell)
 
-    def _check(self, input: Tensor, hx: State | None) -> None:
-        if input.dim() not in (2, 3):
-            raise ValueError(f"LSTM: needed is an input of 2 or 3 dimensions, not {input.dim()}")
-        time = 1 if self.batch_first and input.dim() == 3 else 0
-        if input.shape[time] == 0:
+    def _check(self, values: Tensor, state: State | None) -> None:
+        """Refuse values (T, N, I) and states (layers * directions, N, H) that do not fit, in torch.nn.LSTM's way."""
+        self.check_input(values, None)
+        if len(values) == 0:
             raise ValueError("LSTM: the sequence has no time steps: give at least one")
-        samples = input.shape[1 - time] if input.dim() == 3 else 1
-        if hx is None:
-            self.check_input(input, None)
-            return
-        expected = (self.num_layers * (2 if self.bidirectional else 1), samples, self.hidden_size)
-        batched = hx if input.dim() == 3 else tuple(part.unsqueeze(1) for part in hx)
-        self.check_input(input, None)
-        for name, part in zip(("h", "c"), batched, strict=True):
+        expected = tuple(self.initial_state(values)[0].shape) if state is not None else ()
+        for name, part in zip(("h", "c"), state or (), strict=False):
             if tuple(part.shape) != expected:
                 raise RuntimeError(f"LSTM: needed is an initial {name} of shape {expected}, not {tuple(part.shape)}")
 
