@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ from zoo import command, frameworks
 from zoo.atomic_write import atomic_write
 from zoo.data.image_data import ImageData
 from zoo.experiment import Experiment, complete, defaults_for_help, plan
+from zoo.launch import Launch
 from zoo.measuring import measure_or_explain
 from zoo.options import TrainingOptions, TrainingResult
 from zoo.policy import MemoryPolicy
@@ -23,7 +26,9 @@ EXAMPLES = """\
   python demo.py                                                    about two minutes, no download
   python demo.py --efficient True --data cifar10 --save runs/x      DenseNet-BC-100 (k=12) as published
   python demo.py --efficient True --data folder/with/cifar10 --save runs/y --depth 40
-  python demo.py --save runs/x --resume True                        go on with a run that was stopped"""
+  python demo.py --data cifar10 --model resnet56 --efficient True   a ResNet; python -m zoo list names them all
+  python demo.py --save runs/x --resume True                        go on with a run that was stopped
+  torchrun --nproc-per-node 4 demo.py --data cifar10 --save runs/z  four processes, a GPU each if there are GPUs"""
 
 
 def demo(
@@ -37,7 +42,7 @@ def demo(
     bottleneck: bool | None = None,
     compression: float | None = None,
     bn_size: int | None = None,
-    drop_rate: float = 0.0,
+    drop_rate: float | None = None,
     efficient: bool = MemoryPolicy.efficient,
     keep_bottleneck: bool = MemoryPolicy.keep_bottleneck,
     opt_memory: int | None = MemoryPolicy.opt_memory,
@@ -63,15 +68,15 @@ def demo(
         data: cifar10, cifar100, svhn, mnist5k, digits, synthetic, or a folder or tar file with CIFAR-10
         save: folder for checkpoints, metrics.csv, config.json and a picture of loss and memory
         framework: torch
-        model: densenet (of the shape below), or a published one by its name (python -m zoo list)
+        model: densenet (of the shape below), or a published one such as resnet56 (python -m zoo list)
         depth: layers: 6n+4 with bottlenecks, 3n+4 without
         growth_rate: channels every layer adds
         bottleneck: 1x1 convolutions before the 3x3 ones (DenseNet-BC)
         compression: channels kept by a transition, as a fraction
         bn_size: width of a bottleneck, times growth_rate
-        drop_rate: dropout after each layer
-        efficient: keep features once, recompute what is cheap: same numbers, much less memory
-        keep_bottleneck: with --efficient, keep the 1x1 outputs too: more memory, less time
+        drop_rate: dropout after each layer of a DenseNet, before MobileNetV2's classifier
+        efficient: keep little, recompute what is cheap: same numbers, much less memory
+        keep_bottleneck: with --efficient, keep every convolution's output: more memory, less time
         opt_memory: 0 to 4, one of the five classic levels instead of --efficient
         data_dir: folder of downloaded data sets
         download: download files that are missing
@@ -94,6 +99,8 @@ def demo(
         experiment = plan(flags)
     if resume and say_if_finished(experiment):
         return
+    with command.expected_errors(command.USAGE):
+        check_gpu(framework, device)
     with command.expected_errors(command.FAILED):
         images = experiment.load_data()
     with command.expected_errors(command.USAGE):
@@ -106,6 +113,8 @@ def demo(
     say_what_starts(experiment, images)
     result = framework_package.train(network, images, experiment.options)
     say_what_came(result)
+    if not Launch.from_environment().is_first:
+        return
     draw(experiment, images.name, result.folder)  # before the comparison, which may fail
     if compare:
         comparison = compare_memory(framework_package, experiment, images, result.device)
@@ -113,6 +122,16 @@ def demo(
     if result.folder is not None:
         memory = f", {COMPARISON}" if compare else ""
         print(f"saved   {result.folder}: config.json, {METRICS}, {PICTURE}{memory}, best and last checkpoint")
+
+
+def check_gpu(framework: str, device: str) -> None:
+    """Refuse a GPU that is not there before data is read or downloaded: the one flag that only a framework can check.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    if device.startswith("cuda"):
+        frameworks.load(framework).check_device(device, False)
 
 
 def say_if_finished(experiment: Experiment) -> bool:
@@ -141,23 +160,17 @@ def say_what_starts(experiment: Experiment, images: ImageData) -> None:
         f"data    {images.name}: {training} training, {held_back} validation and "
         f"{len(images.test_labels)} test images, {len(images.classes)} classes"
     )
-    print(f"model   {network_in_words(experiment)}, {experiment.policy}")
+    print(f"model   {experiment.config.in_words()}, {experiment.policy}")
     epochs = count(options.n_epochs, "epoch")
     print(f"train   {epochs}, batch {options.batch_size}, lr {options.lr:g}, seed {options.seed}")
     if options.batch_size > training:
         print(f"note    batch {options.batch_size} is more than the {training} training images: a step takes them all")
 
 
-def network_in_words(experiment: Experiment) -> str:
-    """The shape of the network, on a line."""
-    blocks = "-".join(map(str, experiment.config.block_config))
-    return f"DenseNet, blocks {blocks}, growth rate {experiment.config.growth_rate}"
-
-
 def draw(experiment: Experiment, data: str, folder: Path | None, comparison: Sequence[MemoryReport] = ()) -> None:
     """The picture of a saved run; nothing for a run that is not saved."""
     if folder is not None:
-        title = f"{data}: {network_in_words(experiment)}, {experiment.policy} ({folder})"
+        title = f"{data}: {experiment.config.in_words()}, {experiment.policy} ({folder})"
         plot_training(folder / METRICS, folder / PICTURE, comparison, title)
 
 
@@ -195,8 +208,12 @@ def compare_memory(package: ModuleType, experiment: Experiment, images: ImageDat
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; its exit code."""
-    return command.run(demo, arguments, complete=complete, examples=EXAMPLES, words=defaults_for_help)
+    """Run the command; its exit code. Of several processes that a launcher started, one speaks."""
+    with contextlib.ExitStack() as stack:
+        if not Launch.from_environment().is_first:
+            silence = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(silence))
+        return command.run(demo, arguments, complete=complete, examples=EXAMPLES, words=defaults_for_help)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def seconds_of_step(model: LSTM, inputs: Tensor, labels: Tensor) -> float:
 
 def peak_mib(model: LSTM, steps: int, device: str, execute: bool) -> tuple[float, float]:
     """(saved, peak with parameters and gradients) of one step."""
-    shape = model.config.sequence_shape(steps, BATCH)
+    shape = model.spec.sequence_shape(steps, BATCH)
     report = measure_step(model, shape, device=device, repeats=0, execute=execute)
     return report.saved_bytes / MIB, (report.peak_bytes + report.model_bytes) / MIB
 
@@ -120,7 +120,7 @@ def print_growth() -> None:
     for steps in GROWTH_STEPS:
         plain, efficient = (LSTM(**SHAPE, efficient=flag) for flag in (False, True))
         peaks = [peak_mib(model, steps, "cpu", execute=False)[1] for model in (plain, efficient)]
-        rest = peaks[1] - 2 * 4 * plain.config.count_parameters() / MIB
+        rest = peaks[1] - 2 * 4 * plain.spec.count_parameters() / MIB
         print(f"| {steps} | {peaks[0]:.0f} | {peaks[1]:.1f} | {peaks[1] / peaks[0]:.4f} | {rest:.1f} |")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,9 @@ from pytorch_models.saving import (
     why_block_is_plain,
     why_norm_act_is_plain,
 )
-from pytorch_models.weights import adopt_densenet_names
+from pytorch_models.segments import give_configs, run_as_segment
+from pytorch_models.weights import canonical_densenet_name
+from pytorch_models.zoo_model import ZooModel
 from zoo.densenet import DenseNetConfig
 from zoo.policy import MemoryPolicy
 
@@ -142,11 +144,12 @@ class Features(nn.Sequential):
     def __init__(self, config: DenseNetConfig, policy: MemoryPolicy, seeds: NoiseSeeds) -> None:
         super().__init__()
         self.policy, self.seeds = policy, seeds
+        self.checkpoint_stages = False
         channels = config.num_init_features
         if config.small_inputs:
-            self.conv0 = nn.Conv2d(3, channels, kernel_size=3, stride=1, padding=1, bias=False)
+            self.conv0 = nn.Conv2d(config.in_chans, channels, kernel_size=3, stride=1, padding=1, bias=False)
         else:
-            self.conv0 = nn.Conv2d(3, channels, kernel_size=7, stride=2, padding=3, bias=False)
+            self.conv0 = nn.Conv2d(config.in_chans, channels, kernel_size=7, stride=2, padding=3, bias=False)
             self.norm0 = nn.BatchNorm2d(channels, eps=config.norm_epsilon)
             self.relu0 = nn.ReLU(policy.inplace_activations)
             self.pool0 = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
@@ -160,34 +163,70 @@ class Features(nn.Sequential):
         self.norm5 = nn.BatchNorm2d(channels, eps=config.norm_epsilon)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> (N, C, h, w), normalised but not yet through the last ReLU."""
+        """(N, in_chans, H, W) -> (N, C, h, w), normalised but not yet through the last ReLU."""
         return self.norm5(self.before_last_norm(images)[0])
 
     def before_last_norm(self, images: Tensor) -> tuple[Tensor, BlockCall | None]:
         """The output of the last dense block, and its call, if nobody else sees what it gave."""
-        memory_format = convolution_format(images, getattr(self.conv0, "weight", images))
+        values, made_by = self._stem(images), None
+        for stage in self._stages():
+            values, made_by = self._run(stage, values, images)
+        return values, made_by
+
+    def block_outputs(self, images: Tensor) -> Iterator[Tensor]:
+        """The output of each dense block."""
+        values = self._stem(images)
+        for block, *transition in self._stages():
+            values, _ = self._run((block,), values, images)
+            yield values
+            if transition:
+                values, _ = self._run(tuple(transition), values, images)
+
+    def _stem(self, images: Tensor) -> Tensor:
         values = self.conv0(images)
         if hasattr(self, "norm0"):
             stem: tuple[nn.Module, ...] = (self.norm0, self.relu0, self.pool0)
             if self.policy.recompute_activations:
-                values = norm_act_then(values, *stem, keeping=InputKeeping.of(self.policy, self.seeds))
-            else:
-                for module in stem:
-                    values = module(values)
-        made_by = None
+                return norm_act_then(values, *stem, keeping=InputKeeping.of(self.policy, self.seeds))
+            for module in stem:
+                values = module(values)
+        return values
+
+    def _stages(self) -> list[tuple[nn.Module, ...]]:
+        """Each dense block with the transition after it."""
+        stages: list[tuple[nn.Module, ...]] = []
         for name, module in self.named_children():
             if name.startswith("denseblock"):
-                values = module(values)
-                made_by = None if has_hooks(module) else call_that_made(values)
+                stages.append((module,))
             elif name.startswith("transition"):
-                seen_by_others = type(module) is not Transition or has_hooks(module)
-                values = module(values) if made_by is None or seen_by_others else module(values, made_by)
-                # Blocks with shared storage return channels_last; dropout draws its masks in the model's own order.
-                values = values.contiguous(memory_format=memory_format)
-        return values, made_by
+                stages[-1] = (*stages[-1], module)
+        return stages
+
+    def _run(self, modules: tuple[nn.Module, ...], values: Tensor, images: Tensor) -> tuple[Tensor, BlockCall | None]:
+        memory_format = convolution_format(images, getattr(self.conv0, "weight", images))
+
+        def run(values: Tensor) -> Tensor:
+            values = _in_turn(modules, values)
+            # Blocks with shared storage return channels_last; dropout draws its masks in the model's own order.
+            return values if isinstance(modules[-1], DenseBlock) else values.contiguous(memory_format=memory_format)
+
+        if self.checkpoint_stages:  # the call that gets a gradient is made again in the backward pass
+            return run_as_segment(modules, run, values), None
+        values = run(values)
+        ends_seen = not isinstance(modules[-1], DenseBlock) or has_hooks(modules[-1])
+        return values, None if ends_seen else call_that_made(values)
 
 
-class DenseNet(nn.Module):
+def _in_turn(modules: Sequence[nn.Module], values: Tensor) -> Tensor:
+    made_by = None
+    for module in modules:
+        seen_by_others = type(module) is not Transition or has_hooks(module)
+        values = module(values) if made_by is None or seen_by_others else module(values, made_by)
+        made_by = None if has_hooks(module) else call_that_made(values)
+    return values
+
+
+class DenseNet(ZooModel):
     """DenseNet (Huang et al. 2017, arXiv:1608.06993), with exact memory saving.
 
     Args:
@@ -199,8 +238,9 @@ class DenseNet(nn.Module):
         opt_memory: one of the five classic levels 0..4 instead of `efficient`, see `zoo.policy.MemoryPolicy`.
         flavour: whose constants, "torchvision" or "keras".
         compressed: what is kept is coded in few bits, lossy but unbiased; see `zoo.policy.MemoryPolicy`.
+        in_chans: channels of the images.
 
-    Input (N, 3, H, W), any floating dtype; output (N, num_classes).
+    Input (N, in_chans, H, W), any floating dtype; output (N, num_classes).
 
     Raises:
         TypeError, ValueError: naming the argument, what came and what is needed.
@@ -210,6 +250,8 @@ class DenseNet(nn.Module):
         >>> model(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
+
+    canonical_name = staticmethod(canonical_densenet_name)
 
     def __init__(
         self,
@@ -226,24 +268,25 @@ class DenseNet(nn.Module):
         opt_memory: int | None = None,
         flavour: str = "torchvision",
         compressed: int | str | None = None,
+        in_chans: int = 3,
     ) -> None:
         super().__init__()
-        self.config = DenseNetConfig(
+        shape = (
             growth_rate,
-            block_config,  # type: ignore[arg-type]
+            block_config,
             compression,
             num_init_features,
             bn_size,
             drop_rate,
             num_classes,
             small_inputs,
-            flavour,
         )
+        self.spec = DenseNetConfig(*shape, flavour, in_chans)  # type: ignore[arg-type]
         self.policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
-        self.features = Features(self.config, self.policy, NoiseSeeds())
-        self.classifier = nn.Linear(self.config.block_widths()[-1], num_classes)
+        self.features = Features(self.spec, self.policy, NoiseSeeds())
+        self.classifier = nn.Linear(self.spec.block_widths()[-1], num_classes)
         self._initialise()
-        self.register_load_state_dict_pre_hook(adopt_densenet_names)
+        give_configs(self)
 
     @classmethod
     def from_config(cls, config: DenseNetConfig, policy: MemoryPolicy = MemoryPolicy()) -> DenseNet:  # noqa: B008 - frozen
@@ -257,8 +300,8 @@ class DenseNet(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> (N, num_classes) scores."""
-        channels = getattr(getattr(self.features, "conv0", None), "in_channels", 3)
+        """(N, in_chans, H, W) -> (N, num_classes) scores."""
+        channels = getattr(getattr(self.features, "conv0", None), "in_channels", self.spec.in_chans)
         if images.dim() != 4 or images.shape[1] != channels:
             needed = f"(N, {channels}, height, width)"
             raise ValueError(f"DenseNet needs images of shape {needed}, not {tuple(images.shape)}")
@@ -271,3 +314,8 @@ class DenseNet(nn.Module):
         else:
             pooled = F.adaptive_avg_pool2d(F.relu(self.features(images)), 1).flatten(1)
         return self.classifier(pooled)
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """What each dense block gives, from the largest map to the smallest; the last is normalised and activated."""
+        *maps, last = self.features.block_outputs(images)
+        return [*maps, F.relu(self.features.norm5(last))]

@@ -1,27 +1,32 @@
-"""Training in several processes, one per device, started from one plain command."""
+"""Training in several processes, one per device: started from one plain command, or by torchrun."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import dataclasses
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed as dist
 from torch import multiprocessing, nn
 
 from pytorch_models import checkpoint
-from pytorch_models.devices import Worker
+from pytorch_models.devices import Worker, device_of
 from pytorch_models.out_of_memory import explain_out_of_memory
 from pytorch_models.training import Trainer
 from zoo.data.image_data import ImageData
+from zoo.launch import Launch
 from zoo.options import TrainingError, TrainingOptions, TrainingResult
-from zoo.run_folder import RunFolder
+from zoo.run_folder import RunFolder, RunFolderError
+from zoo.saved_run import describe_network
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,59 @@ def train_distributed(
     model.load_state_dict(outcome["model"])
     result = {**outcome["result"], "folder": folder.folder if folder is not None else None}
     return TrainingResult(**{**result, "metrics": tuple(result["metrics"])})
+
+
+def train_launched(model: nn.Module, data: ImageData, options: TrainingOptions, launch: Launch) -> TrainingResult:
+    """This process's part of `pytorch_models.train`, where torchrun has started several.
+
+    The first process makes the run's folder and writes its files; on several machines all must see that folder. When
+    the launcher starts all processes again because one had failed, a saved run goes on from its last checkpoint.
+
+    Raises:
+        ValueError: more processes than GPUs, or than images in a batch.
+        RunFolderError: a folder that cannot take the run.
+        TrainingError: as `pytorch_models.train`.
+    """
+    device = device_of(options.device, launch)
+    if options.batch_size < launch.world:
+        raise ValueError(f"batch_size={options.batch_size} is less than one image for each of {launch.world} processes")
+    if launch.goes_on(options.save):
+        options = dataclasses.replace(options, resume=True)
+    with _process_group(device):
+        folder = _open_together(options, describe_network(getattr(model, "spec", None)), launch)
+        with explain_out_of_memory(model, data, options, device):
+            return Trainer(model, data, options, Worker(device, launch.rank, launch.world), folder).run()
+
+
+@contextlib.contextmanager
+def _process_group(device: torch.device) -> Iterator[None]:
+    """The group that the launcher's variables describe, unless the caller has made one."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if dist.is_initialized():
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _open_together(options: TrainingOptions, network: dict[str, Any] | None, launch: Launch) -> RunFolder | None:
+    """The run's folder, made by the first process; its error is everyone's."""
+    if options.save is None:
+        return None
+    outcome: list[Any] = [None, None]
+    if launch.is_first:
+        try:
+            outcome[0] = RunFolder.open(options.settings(), network=network)
+        except RunFolderError as error:
+            outcome[1] = str(error)
+    dist.broadcast_object_list(outcome, 0)
+    if outcome[1] is not None:
+        raise RunFolderError(outcome[1])
+    return outcome[0]
 
 
 def _work(rank: int, job: _Job) -> None:

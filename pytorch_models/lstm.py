@@ -11,13 +11,14 @@ from pytorch_models.saving.eligibility import PlainPathWarning, graph_is_being_e
 from pytorch_models.saving.language_chunk import LOGIT_COPIES, OUTPUTS, LanguageChunk, loss_and_right
 from pytorch_models.saving.recurrence import Recurrence, recur
 from pytorch_models.saving.time_dropout import draw_seed
+from pytorch_models.segments import give_configs
 from pytorch_models.stacked_lstm import StackedLSTM, State
-from pytorch_models.weights import adopt_wrapped_names
+from pytorch_models.zoo_model import ZooModel
 from zoo.lstm import LSTMConfig
 from zoo.policy import MemoryPolicy
 
 
-class LSTM(nn.Module):
+class LSTM(ZooModel):
     """Stacked LSTMs that read rows or pixels of images, or tokens of a text, with exact memory saving over time.
 
     Args:
@@ -38,6 +39,8 @@ class LSTM(nn.Module):
         torch.Size([2, 10])
     """
 
+    segments = ("recurrent",)
+
     def __init__(
         self,
         reads: str = "rows",
@@ -53,10 +56,10 @@ class LSTM(nn.Module):
         compressed: int | str | None = None,
     ) -> None:
         super().__init__()
-        self.config = LSTMConfig(reads, input_size, hidden_size, num_layers, bidirectional, drop_rate, num_classes)
+        self.spec = LSTMConfig(reads, input_size, hidden_size, num_layers, bidirectional, drop_rate, num_classes)
         self.policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
-        self.policy.refuse_levels("LSTM")
-        if self.config.is_language_model:
+        self.spec.check_policy(self.policy)
+        if self.spec.is_language_model:
             self.embedding = nn.Embedding(num_classes, input_size)
         self.recurrent = StackedLSTM(
             input_size,
@@ -67,9 +70,9 @@ class LSTM(nn.Module):
             bidirectional=bidirectional,
             efficient=efficient,
         )
-        self.classifier = nn.Linear(hidden_size * self.config.directions, num_classes)
+        self.classifier = nn.Linear(hidden_size * self.spec.directions, num_classes)
         self._initialise()
-        self.register_load_state_dict_pre_hook(adopt_wrapped_names)
+        give_configs(self)
 
     @classmethod
     def from_config(cls, config: LSTMConfig, policy: MemoryPolicy = MemoryPolicy()) -> LSTM:  # noqa: B008 - frozen
@@ -78,7 +81,7 @@ class LSTM(nn.Module):
 
     def _initialise(self) -> None:
         """torch.nn.LSTM's own, with forget gates open at first (Jozefowicz et al. 2015), half in each bias."""
-        hidden = self.config.hidden_size
+        hidden = self.spec.hidden_size
         for name, parameter in self.recurrent.named_parameters():
             if name.startswith("bias"):
                 nn.init.zeros_(parameter)
@@ -86,16 +89,16 @@ class LSTM(nn.Module):
 
     def how_kept(self) -> str:
         """In words, what embedding and head keep for the backward pass."""
-        if self.policy.efficient and self.config.is_language_model:
+        if self.policy.efficient and self.spec.is_language_model:
             return "tokens, and states between chunks of time steps; each chunk is run again up to its loss"
         return "kept by autograd"
 
     def forward(self, inputs: Tensor, targets: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """See the class; `targets` are int64, (N,) or for tokens (N, T)."""
-        if self.config.is_language_model:
+        if self.spec.is_language_model:
             return self._language(inputs, targets)
         _, (hidden, _) = self.recurrent(self.as_sequence(inputs), outputs=False)
-        scores = self.classifier(hidden[-self.config.directions :].transpose(0, 1).flatten(1))
+        scores = self.classifier(hidden[-self.spec.directions :].transpose(0, 1).flatten(1))
         return scores if targets is None else loss_and_right(scores, targets)
 
     def as_sequence(self, inputs: Tensor) -> Tensor:
@@ -105,14 +108,14 @@ class LSTM(nn.Module):
             ValueError: time steps of another size than `input_size`.
         """
         values = inputs
-        if values.dim() == 4 and self.config.reads == "pixels":
+        if values.dim() == 4 and self.spec.reads == "pixels":
             values = values.flatten(2).transpose(1, 2)
         elif values.dim() == 4:
             values = values.transpose(1, 2).flatten(2)
-        if values.dim() != 3 or values.shape[2] != self.config.input_size:
+        if values.dim() != 3 or values.shape[2] != self.spec.input_size:
             raise ValueError(
-                f"an LSTM that reads {self.config.reads} of {self.config.input_size} values got an input of shape "
-                f"{tuple(inputs.shape)}: give images (N, C, H, W) or a sequence (N, T, {self.config.input_size})"
+                f"an LSTM that reads {self.spec.reads} of {self.spec.input_size} values got an input of shape "
+                f"{tuple(inputs.shape)}: give images (N, C, H, W) or a sequence (N, T, {self.spec.input_size})"
             )
         return values
 
@@ -134,11 +137,11 @@ class LSTM(nn.Module):
     @torch.compiler.disable(reason="a recurrence that is recomputed over time is one autograd Function")
     def _loss_by_chunks(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         sequences = (tokens.transpose(0, 1), targets.transpose(0, 1))
-        drops = self.training and self.config.drop_rate > 0
+        drops = self.training and self.spec.drop_rate > 0
         chunk = LanguageChunk(self.recurrent.chunk(drops=drops, emits=True))
         parameters = (self.embedding.weight, self.classifier.weight, self.classifier.bias, *self.recurrent.weights)
         state: State = self.recurrent.initial_state(sequences[0])
-        plan = self.recurrent.plan(sequences[0], values_beside=LOGIT_COPIES * self.config.num_classes)
+        plan = self.recurrent.plan(sequences[0], values_beside=LOGIT_COPIES * self.spec.num_classes)
         seed = (draw_seed(),) if drops else ()
         (loss, right), _ = recur(Recurrence(chunk, plan, OUTPUTS), sequences, state, (*parameters, *seed))
         return loss, right

@@ -16,6 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from pytorch_models.segments import is_segment
 from pytorch_models.tracker import Allocation, MemoryTracker, track_peak
 from zoo.report import LayerRow, MemoryReport
 
@@ -53,10 +54,16 @@ class SavedTensorLog:
         if allocation is not None and not allocation.owner:
             module = self.stack[-1] if self.stack else None
             allocation.owner = self.names[module] if module is not None else "loss"
-            describe = getattr(module, "how_kept", None)
-            allocation.kept = describe() if describe is not None else "kept by autograd"
+            allocation.kept = _how_kept(module)
         # Detached: a saved output would otherwise hold itself alive through its own node.
         return tensor.detach()
+
+
+def _how_kept(module: nn.Module | None) -> str:
+    if module is not None and is_segment(module):
+        return "a segment: its input, the rest is computed again"
+    describe = getattr(module, "how_kept", None)
+    return describe() if describe is not None else "kept by autograd"
 
 
 def measure_step(
@@ -122,10 +129,10 @@ def measure_step(
 
 def _random_batch(model: nn.Module, shape: tuple[int, ...], device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """Random inputs; for a language model random tokens, and what comes after each."""
-    config = getattr(model, "config", None)
-    if not getattr(config, "is_language_model", False):
+    spec = getattr(model, "spec", None)
+    if not getattr(spec, "is_language_model", False):
         return (torch.randn(shape, device=device, dtype=dtype),)
-    vocabulary = config.num_classes  # type: ignore[union-attr]
+    vocabulary = spec.num_classes  # type: ignore[union-attr]
     return tuple(torch.randint(vocabulary, shape, device=device) for _ in ("tokens", "targets"))
 
 

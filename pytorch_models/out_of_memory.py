@@ -60,9 +60,9 @@ def alternatives(model: nn.Module, image_shape: tuple[int, ...], batch_size: int
 
     twins = {"": model}
     own = getattr(model, "policy", None)
-    if isinstance(own, MemoryPolicy) and not own.recompute_bottleneck and hasattr(model, "config"):
+    if isinstance(own, MemoryPolicy) and not own.recompute_bottleneck and hasattr(model, "spec"):
         flags = "--efficient True --keep_bottleneck False" if own.efficient else "--efficient True"
-        twins[flags] = build_model(model.config, MemoryPolicy(efficient=True))
+        twins[flags] = build_model(model.spec, MemoryPolicy(efficient=True))
     lines = []
     for flags, twin in twins.items():
         for batch in sorted({batch_size, max(batch_size // 2, 1), max(batch_size // 4, 1)}, reverse=True):

@@ -20,6 +20,7 @@ from pytorch_models import checkpoint
 from pytorch_models.devices import Worker, amp_dtype, check_device, devices_for
 from zoo.batches import EvaluationBatches, TrainingBatches, step_seed
 from zoo.data.image_data import ImageData
+from zoo.launch import Launch
 from zoo.options import TrainingError, TrainingOptions, TrainingResult
 from zoo.progress import Progress
 from zoo.run_folder import Row, RunFolder, best_epoch
@@ -30,6 +31,8 @@ CHECK_EVERY = 20  # steps between looks at the loss on a GPU: each look waits fo
 
 def train(model: nn.Module, data: ImageData, options: TrainingOptions) -> TrainingResult:
     """Train `model` and leave in it the weights of the best epoch; several GPUs get one process each.
+
+    Started by torchrun, this is one of the processes; see `pytorch_models.distributed.train_launched`.
 
     On the CPU a resumed run gives the same numbers, to the bit, as one that was never interrupted.
 
@@ -42,7 +45,7 @@ def train(model: nn.Module, data: ImageData, options: TrainingOptions) -> Traini
         ValueError: a device that is not there, a split or folder that does not fit.
         TrainingError: the loss is not finite, memory ran out, or a checkpoint cannot be read.
     """
-    from pytorch_models.distributed import train_distributed
+    from pytorch_models.distributed import train_distributed, train_launched
     from pytorch_models.out_of_memory import explain_out_of_memory
 
     check_device(options.device, options.amp)
@@ -51,10 +54,13 @@ def train(model: nn.Module, data: ImageData, options: TrainingOptions) -> Traini
         raise ValueError("the model has no parameter that requires a gradient: nothing would be trained")
     if options.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ImportError("tensorboard=True needs the package tensorboard: pip install tensorboard")
+    launch = Launch.from_environment()
+    if launch.launched:
+        return train_launched(model, data, options, launch)
     devices = devices_for(options.device)
     if options.batch_size < len(devices):
         raise ValueError(f"batch_size={options.batch_size} is less than one image for each of {len(devices)} GPUs")
-    network = describe_network(getattr(model, "config", None))
+    network = describe_network(getattr(model, "spec", None))
     folder = RunFolder.open(options.settings(), network=network) if options.save is not None else None
     if len(devices) > 1:
         return train_distributed(model, data, options, devices, folder)

@@ -238,3 +238,12 @@ def test_paths_of_data_are_kept_whole(tmp_path: Path, monkeypatch: pytest.Monkey
     settings = plan(complete({"data": "mine", "data_dir": "files"}, DEFAULTS)).options.settings()
     assert (settings["data"], settings["data_dir"]) == (str(tmp_path / "mine"), str(tmp_path / "files"))
     assert plan(complete({"data": "digits"}, DEFAULTS)).options.settings()["data"] == "digits"
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_data_is_looked_at(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'memory-efficient-zoo[torch]'")
+    done = run("--data", "cifar10", "--data_dir", str(tmp_path), "--download", "False", "--device", "cuda:99")
+    assert done.returncode == 2
+    assert "device=cuda:99" in done.stderr
+    assert "cifar" not in done.stderr
+    assert "Traceback" not in done.stderr

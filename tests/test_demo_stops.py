@@ -127,7 +127,7 @@ def test_a_saved_run_gives_its_model(tmp_path: Path) -> None:
     for epoch, file in (("best", "best.pt"), ("last", "last.pt")):
         model = zoo.load_run(folder, epoch=epoch)
         assert isinstance(model, DenseNet)
-        assert (model.config.block_config, model.config.drop_rate, model.policy.efficient) == ((1, 1, 1), 0.1, True)
+        assert (model.spec.block_config, model.spec.drop_rate, model.policy.efficient) == ((1, 1, 1), 0.1, True)
         saved = torch.load(folder / file, weights_only=True)
         saved = saved.get("model", saved)
         assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())

@@ -31,7 +31,7 @@ class StandInModel:
     """What the stand-in framework builds."""
 
     def __init__(self, config: DenseNetConfig, policy: MemoryPolicy) -> None:
-        self.config, self.policy = config, policy
+        self.spec, self.policy = config, policy
 
 
 def measure_step(model: StandInModel, input_shape: tuple[int, ...], *, device: str = "cpu") -> MemoryReport:
@@ -72,7 +72,7 @@ def test_models_are_listed_by_family() -> None:
 @pytest.mark.quick
 def test_create_model_hands_config_and_policy_to_the_framework(stand_in: str) -> None:
     model = zoo.create_model("densenet121", stand_in, efficient=True, keep_bottleneck=True, num_classes=7)
-    assert model.config == DenseNetConfig(32, (6, 12, 24, 16), num_init_features=64, num_classes=7, small_inputs=False)
+    assert model.spec == DenseNetConfig(32, (6, 12, 24, 16), num_init_features=64, num_classes=7, small_inputs=False)
     assert model.policy == MemoryPolicy(efficient=True, keep_bottleneck=True)
     assert zoo.create_model("densenet121", stand_in, opt_memory=3).policy == MemoryPolicy(opt_memory=3)
     assert VARIANTS["densenet121"].num_classes == 1000
@@ -152,7 +152,7 @@ def test_measure_takes_a_model(stand_in: str) -> None:
     assert zoo.measure(model, stand_in, batch_size=4).input_shape == (4, 3, 32, 32)
     with pytest.raises(TypeError, match="efficient given with a model that is built already"):
         zoo.measure(model, stand_in, efficient=True)
-    with pytest.raises(ValueError, match="object has no config that tells its image size: give image_size"):
+    with pytest.raises(ValueError, match="object has no spec that tells its image size: give image_size"):
         zoo.measure(object(), stand_in)
 
 

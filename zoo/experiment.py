@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 import zoo.data
-from zoo import FAMILIES, find_config, frameworks
+from zoo import find_config, frameworks, list_models
 from zoo.choices import unknown
 from zoo.data.image_data import ImageData
 from zoo.densenet import DenseNetConfig
 from zoo.flags import Value
+from zoo.launch import Launch
 from zoo.options import TrainingOptions
 from zoo.policy import MemoryPolicy
 from zoo.run_folder import check_save_folder, read_flags
@@ -34,6 +35,7 @@ DEFAULTS_IN_WORDS: Mapping[str, object] = MappingProxyType(
         "save": "nothing is saved",
         "compression": "0.5 with bottlenecks, else 1",
         "bn_size": "4 with bottlenecks",
+        "drop_rate": "as published: 0, of MobileNetV2 0.2",
         "opt_memory": "not used",
         "valid_size": f"{VALID_SIZE}, or a tenth of the training images if that is less",
     }
@@ -59,7 +61,7 @@ class Experiment:
     Args:
         framework: a name from `zoo.frameworks`.
         data, data_dir, download: what `zoo.data.load` takes.
-        config: the network (its number of classes is the data's, once that is read).
+        config: the network, of any family (its number of classes is the data's, once that is read).
         policy: what the network keeps for its backward pass.
         options: how it is trained.
         compare: measure a step of the plain and the efficient network at the end.
@@ -69,7 +71,7 @@ class Experiment:
     data: str
     data_dir: str
     download: bool
-    config: DenseNetConfig
+    config: Any
     policy: MemoryPolicy
     options: TrainingOptions
     compare: bool
@@ -101,10 +103,15 @@ class Experiment:
 def complete(given: Mapping[str, Value], defaults: Mapping[str, Value]) -> dict[str, Value]:
     """Every flag's value: as given, else as the resumed run had it, else the default (`WITHOUT_DATA` where it applies).
 
+    A run that its launcher has started again is resumed, whatever its flags say.
+
     Raises:
         zoo.run_folder.RunFolderError: there is no run to resume.
     """
     filled: dict[str, Value] = dict(defaults)
+    save = given.get("save")
+    if Launch.from_environment().goes_on(str(save) if save else None):
+        given = {**given, "resume": True}
     if given.get("resume") and given.get("save"):
         saved = read_flags(str(given["save"]))
         filled |= {name: saved[name] for name in defaults if name in saved and name not in ("save", "resume")}  # type: ignore[misc]
@@ -133,6 +140,7 @@ def plan(flags: Mapping[str, Any]) -> Experiment:
     framework = frameworks.find(flags["framework"])
     config = find_network(flags)
     policy = MemoryPolicy(flags["efficient"], flags["keep_bottleneck"], flags["opt_memory"])
+    config.check_policy(policy)
     chosen = {field.name: flags[field.name] for field in dataclasses.fields(TrainingOptions) if field.name in flags}
     if chosen["valid_size"] is None:
         del chosen["valid_size"]
@@ -148,7 +156,8 @@ def plan(flags: Mapping[str, Any]) -> Experiment:
         _require("tensorboard", "--tensorboard True", "tensorboard")
     if options.save is not None:
         _require("matplotlib", "--save (it draws the run)", "'memory-efficient-zoo[demo]'")
-        check_save_folder(options.save, options.resume, flags)
+        if Launch.from_environment().is_first:  # which makes the folder, perhaps before another process gets here
+            check_save_folder(options.save, options.resume, flags)
     asked = {name: flags[name] for name in ("framework", "data", "data_dir", "download", "compare")}
     return Experiment(config=config, policy=policy, options=options, **asked)
 
@@ -179,25 +188,28 @@ def in_colour(data: ImageData) -> ImageData:
     return dataclasses.replace(data, train_images=train, test_images=test, mean=data.mean * 3, std=data.std * 3)
 
 
-def find_network(flags: Mapping[str, Any]) -> DenseNetConfig:
-    """The network that `model` and the flags of its shape describe.
+def find_network(flags: Mapping[str, Any]) -> Any:
+    """The config of the network that `model` and the flags of its shape describe.
 
     Raises:
         ValueError, TypeError: no such model, a shape that cannot be, or one given beside a name that fixes it.
     """
     model, given = flags["model"], {name: flags[name] for name in SHAPE_FLAGS if flags[name] is not None}
+    drop_rate = {} if flags["drop_rate"] is None else {"drop_rate": flags["drop_rate"]}
     if model == FAMILY:
-        shape = {**SHAPE_DEFAULTS, **given, "drop_rate": flags["drop_rate"]}
+        shape = {**SHAPE_DEFAULTS, **given, **drop_rate}
         if not shape["bottleneck"] and shape.get("bn_size"):
             raise ValueError(f"bottleneck=False and bn_size={shape['bn_size']} contradict one another: leave one out")
         if shape["bottleneck"] and shape.get("bn_size") == 0:
             raise ValueError("bn_size=0 means no bottleneck: give --bottleneck False instead")
         return DenseNetConfig.from_depth(shape.pop("depth"), shape.pop("growth_rate"), **shape)
-    names = [FAMILY, *FAMILIES[FAMILY]]
+    names = [FAMILY, *list_models()]
     if model not in names:
         raise ValueError(unknown("model", model, names))
     if given:
         fixed = ", ".join(f"--{name}" for name in given)
         raise ValueError(f"--model {model} has its shape by its name: leave out {fixed}, or use --model {FAMILY}")
-    config: DenseNetConfig = find_config(model, drop_rate=flags["drop_rate"])
-    return config
+    config = find_config(model)
+    if drop_rate and not hasattr(config, "drop_rate"):
+        raise ValueError(f"--model {model} has no dropout: leave out --drop_rate")
+    return dataclasses.replace(config, **drop_rate)

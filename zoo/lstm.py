@@ -19,8 +19,11 @@ from zoo.field_checks import (
     check_parameters,
     check_switch,
 )
+from zoo.policy import MemoryPolicy
 
 READS = ("rows", "pixels", "tokens")
+MNIST_SIZE = 28  # pixels
+TOKENS = 256  # time steps that a language model is measured with
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,36 @@ class LSTMConfig:
     def directions(self) -> int:
         """LSTMs in each layer."""
         return 2 if self.bidirectional else 1
+
+    @property
+    def in_chans(self) -> int:
+        """Channels of images whose rows or pixels are read."""
+        return self.input_size if self.reads == "pixels" else 1
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images it is measured with, in pixels."""
+        return self.input_size if self.reads == "rows" else MNIST_SIZE
+
+    @property
+    def head(self) -> str:
+        """The submodule whose size is the number of classes."""
+        return "classifier"
+
+    def check_policy(self, policy: MemoryPolicy) -> None:
+        """Pass what this family is built with.
+
+        Raises:
+            ValueError: see `MemoryPolicy.refuse_what_is_densenets`; or keep_bottleneck, which an LSTM has none of.
+        """
+        policy.refuse_what_is_densenets("LSTM")
+        if policy.keep_bottleneck:
+            raise ValueError("keep_bottleneck=True: an LSTM has no bottlenecks; give efficient=True alone")
+
+    def in_words(self) -> str:
+        """The shape of the network, on a line."""
+        kind = "bidirectional " if self.bidirectional else ""
+        return f"{kind}LSTM, {self.num_layers} x {self.hidden_size}, reads {self.reads}"
 
     def count_parameters(self) -> int:
         """Weights and biases (two a gate, as cuDNN's) of embedding, layers and head.

@@ -86,16 +86,21 @@ class MemoryPolicy:
         """How kept values are stored, or None as they are."""
         return None if self.compressed is None else _norm_codec(self.compressed)
 
-    def refuse_levels(self, family: str) -> None:
-        """For families other than DenseNet, whose levels the classic ones are.
+    def refuse_what_is_densenets(self, family: str) -> None:
+        """For families that are built without the classic levels and without codes.
 
         Raises:
-            ValueError: a level was given.
+            ValueError: a level, or compression, was asked for.
         """
         if self.opt_memory is not None:
             raise ValueError(
                 f"opt_memory={self.opt_memory}: the levels are DenseNet's; give efficient=True (least memory), "
                 f"or efficient=True, keep_bottleneck=True (only elementwise work is done again) for {family}"
+            )
+        if self.compressed is not None:
+            raise ValueError(
+                f"compressed={self.compressed!r}: {family} keeps no codes, DenseNet does; give efficient=True for "
+                f"{family}"
             )
 
     @property

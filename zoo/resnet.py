@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from zoo.field_checks import (
     MOST_LAYERS,
@@ -20,6 +20,7 @@ from zoo.field_checks import (
     check_parameters,
     check_switch,
 )
+from zoo.policy import MemoryPolicy
 
 BLOCKS: Mapping[str, int] = MappingProxyType({"basic": 1, "bottleneck": 4})  # output channels per inner channel
 NORM_EPSILON: Mapping[str, float] = MappingProxyType({"torchvision": 1e-5, "keras": 1.001e-5})
@@ -80,6 +81,7 @@ class ResNetConfig:
     pre_activation: bool = False
     shortcut: str = "projection"
     flavour: str = "torchvision"
+    head: ClassVar[str] = "fc"  # the module whose first size is the number of classes
 
     def __post_init__(self) -> None:
         check_choice("block", self.block, BLOCKS)
@@ -168,6 +170,14 @@ class ResNetConfig:
         """
         halvings = len(self.layers) - 1 + (0 if self.small_inputs else 2)
         return 1 if batch_size > 1 else 1 + (1 << halvings)
+
+    def check_policy(self, policy: MemoryPolicy) -> None:
+        """Pass what this family is built with.
+
+        Raises:
+            ValueError: see `MemoryPolicy.refuse_what_is_densenets`.
+        """
+        policy.refuse_what_is_densenets("ResNet")
 
     def in_words(self) -> str:
         """The shape of the network, on a line."""

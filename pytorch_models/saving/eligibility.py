@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn.modules.conv import _ConvNd
 
 from pytorch_models.saving.activation import ACTIVATIONS, Activation
@@ -125,6 +126,15 @@ def _why_bypassed(name: str, owner: nn.Module | None) -> str | None:
         changed = changed and not hasattr(container, "steps")  # which gives its own forward as a chain
         if changed or "forward" in vars(container):
             return f"{outer} is a {type(container).__name__} with a forward of its own"
+    return None
+
+
+def why_call_is_plain() -> str | None:
+    """None if an autograd Function without rules for transforms may run now, else the reason it may not."""
+    if torch._C._are_functorch_transforms_active():
+        return "a torch.func transform (grad, vmap, jvp) is at work"
+    if forward_ad._current_level >= 0:
+        return "forward-mode derivatives are being taken"
     return None
 
 

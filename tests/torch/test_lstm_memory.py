@@ -22,7 +22,7 @@ ONEDNN = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="th
 def whole_peak(steps: int, samples: int = 8, **flags: Any) -> float:
     """MiB at the peak of a step, with parameters and their gradients."""
     model = LSTM(**TARGET, **flags)
-    report = measure_step(model, model.config.sequence_shape(steps, samples), execute=False)
+    report = measure_step(model, model.spec.sequence_shape(steps, samples), execute=False)
     return (report.peak_bytes + report.model_bytes) / MIB
 
 
@@ -34,7 +34,7 @@ def test_4096_steps_peak_at_a_twentieth_of_plain() -> None:
 
 @ONEDNN
 def test_memory_grows_like_the_square_root_of_the_steps_or_slower() -> None:
-    fixed = 4 * LSTM(**TARGET).config.count_parameters() * 3 / MIB  # parameters, their gradients, and a chunk's
+    fixed = 4 * LSTM(**TARGET).spec.count_parameters() * 3 / MIB  # parameters, their gradients, and a chunk's
     efficient = [whole_peak(steps, efficient=True) - fixed for steps in (256, 16384)]
     assert efficient[1] <= 8 * efficient[0]
     plain = [whole_peak(steps) for steps in (256, 1024)]
@@ -43,7 +43,7 @@ def test_memory_grows_like_the_square_root_of_the_steps_or_slower() -> None:
 
 def test_saved_are_the_states_between_chunks_and_nothing_else() -> None:
     model = LSTM(**TARGET, efficient=True)
-    report = measure_step(model, model.config.sequence_shape(4096, 8), execute=False)
+    report = measure_step(model, model.spec.sequence_shape(4096, 8), execute=False)
     state_bytes = 2 * 2 * 8 * 512 * 4
     assert report.saved_bytes <= 1.02 * 64 * state_bytes
     kept = {row.name: row.kept for row in report.rows}
@@ -68,7 +68,7 @@ def test_the_bytes_test_fails_where_chunks_are_not_run_again(monkeypatch: pytest
 def test_real_steps_cost_what_fake_ones_say(shape: dict[str, Any], efficient: bool) -> None:
     """But for a page of oneDNN's workspace a layer and chunk, which its alignment sometimes needs."""
     model = LSTM(**{**TINY, "hidden_size": 64, **shape}, efficient=efficient)
-    inputs = model.config.sequence_shape(100, 4)
+    inputs = model.spec.sequence_shape(100, 4)
     real, fake = measure_step(model, inputs, repeats=0), measure_step(model, inputs, execute=False)
     assert real.saved_bytes == pytest.approx(fake.saved_bytes, abs=4 * 4096)
     assert real.peak_bytes == pytest.approx(fake.peak_bytes, abs=8 * 4096)

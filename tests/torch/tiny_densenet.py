@@ -48,21 +48,23 @@ def step(model: nn.Module, inputs: Tensor, needs_input: bool = True) -> dict[str
     return found | {f"buffer {n}": b.clone() for n, b in model.named_buffers()}
 
 
-def worst_difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[float, str]:
+def worst_difference(found: dict[str, Tensor], expected: dict[str, Tensor], floor: float = 1e-2) -> tuple[float, str]:
     """The largest difference over all named tensors, relative to each one's largest value, and whose it is.
 
-    Values below 0.01 count as 0.01: a gradient that cancels to nearly nothing is rounding alone.
+    Values below `floor` count as `floor`: a gradient that cancels to nearly nothing is rounding alone.
     """
     assert found.keys() == expected.keys(), found.keys() ^ expected.keys()
     differences = {}
     for name, tensor in expected.items():
-        scale = tensor.double().abs().max().clamp_min(1e-2)
+        scale = tensor.double().abs().max().clamp_min(floor)
         differences[name] = float((found[name].double() - tensor.double()).abs().max() / scale)
     name = max(differences, key=differences.__getitem__)
     return differences[name], name
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-12) -> None:
-    """Raise unless every tensor agrees within `tolerance`, relative to its largest value."""
-    difference, name = worst_difference(found, expected)
+def assert_same(
+    found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-12, floor: float = 1e-2
+) -> None:
+    """Raise unless every tensor agrees within `tolerance`, relative to its largest value or `floor`."""
+    difference, name = worst_difference(found, expected, floor)
     assert difference <= tolerance, f"{name} differs by {difference:.2e}, allowed {tolerance:.0e}"

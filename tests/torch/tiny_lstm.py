@@ -25,12 +25,12 @@ def pair(seed: int = 0, dtype: torch.dtype = torch.float64, **shape: Any) -> tup
 def batch(model: LSTM, steps: int = STEPS, seed: int = 1) -> tuple[Tensor, ...]:
     """Random sequences in the model's dtype; tokens and targets for a language model."""
     generator = torch.Generator().manual_seed(seed)
-    if model.config.is_language_model:
+    if model.spec.is_language_model:
         shape = (SAMPLES, steps)
-        classes = model.config.num_classes
+        classes = model.spec.num_classes
         return tuple(torch.randint(classes, shape, generator=generator) for _ in range(2))
     dtype = model.classifier.weight.dtype
-    return (torch.randn(SAMPLES, steps, model.config.input_size, dtype=dtype, generator=generator),)
+    return (torch.randn(SAMPLES, steps, model.spec.input_size, dtype=dtype, generator=generator),)
 
 
 def step(model: LSTM, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
