@@ -13,8 +13,9 @@ import gc
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from pytorch_models import LSTM, measure_step
 from zoo.report import MIB
 
-SHAPE: dict[str, Any] = {"input_size": 28, "hidden_size": 512, "num_layers": 2}
+SHAPE: Mapping[str, Any] = MappingProxyType({"input_size": 28, "hidden_size": 512, "num_layers": 2})
 BATCH = 8
 CHECKPOINTED = "checkpoint over time (the usual way)"
 GROWTH_STEPS = (256, 1024, 4096, 16384, 65536)
