@@ -19,7 +19,7 @@ from zoo.planner import RecurrentPlan, plan_recurrence
 # 16.4 in float32).
 KEPT_VALUES = 16
 # Each call of a fused LSTM packs its weights anew; from so many steps on that is little beside the steps.
-SHORT_CHUNK = 64
+SHORT_CHUNK = 128
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,17 @@ class LSTMChunk:
 def lstm_plan(
     steps: int, samples: int, hidden_size: int, layers: int, itemsize: int, values_beside: int = 0
 ) -> RecurrentPlan:
-    """Chunks of near the square root of the steps, no shorter than is fast; each is run once more in the backward.
+    """Chunks of near twice the square root of the steps, and no shorter than is fast; each is run once more.
 
     `values_beside` is how many values a time step of one sample keeps beside the LSTM's, such as logits.
 
     Example:
         >>> plan = lstm_plan(4096, samples=8, hidden_size=512, layers=2, itemsize=4)
         >>> plan.chunk_steps, plan.chunks
-        (64, 64)
+        (128, 32)
     """
     row_bytes = samples * hidden_size * layers * itemsize
-    shortest = min(SHORT_CHUNK, math.isqrt(steps - 1) + 1)
     step_bytes = KEPT_VALUES * row_bytes + values_beside * samples * itemsize
+    long = min(SHORT_CHUNK, 2 * math.isqrt(steps))
+    shortest = max(1, long * KEPT_VALUES * row_bytes // step_bytes)  # shorter where a chunk's inside is mostly scores
     return plan_recurrence(steps, 2 * row_bytes, step_bytes, shortest_chunk=shortest)

@@ -45,7 +45,7 @@ def test_saved_are_the_states_between_chunks_and_nothing_else() -> None:
     model = LSTM(**TARGET, efficient=True)
     report = measure_step(model, model.spec.sequence_shape(4096, 8), execute=False)
     state_bytes = 2 * 2 * 8 * 512 * 4
-    assert report.saved_bytes <= 1.02 * 64 * state_bytes
+    assert report.saved_bytes <= 1.02 * 32 * state_bytes
     kept = {row.name: row.kept for row in report.rows}
     assert "states between chunks" in kept["recurrent"]
 
