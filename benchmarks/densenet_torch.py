@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from pytorch_models import DenseNet, measure_step
-from pytorch_models.densenet import DenseLayer
+from pytorch_models.densenet_blocks import DenseLayer
 from zoo.report import MIB
 
 ROWS: Mapping[str, Mapping[str, Any]] = MappingProxyType(

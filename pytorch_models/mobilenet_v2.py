@@ -7,13 +7,11 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pytorch_models.saving import Step, chain, warn_plain, why_chain_is_plain
+from pytorch_models.saving import Step, chain, warn_plain, why_chain_is_plain, why_containers_are_needed
 from pytorch_models.segments import give_configs
 from pytorch_models.zoo_model import ZooModel
 from zoo.mobilenet_v2 import InvertedShape, MobileNetV2Config
 from zoo.policy import MemoryPolicy
-
-CHANGED = "its layers are not convolutions with norm and ReLU6"
 
 
 class PadsAfterConv2d(nn.Conv2d):
@@ -91,7 +89,7 @@ class InvertedResidual(nn.Module):
         if not self.policy.recompute_activations:
             return "inputs of convolutions and norms"
         steps = self._steps()
-        reason = CHANGED if steps is None else why_chain_is_plain(steps, self, self.adds_inputs)
+        reason = self._why_changed() or why_chain_is_plain(steps, self, self.adds_inputs)
         if reason is not None:
             return f"the plain way: {reason}"
         if self.policy.recompute_bottleneck and len(self.conv) == 4:
@@ -100,20 +98,25 @@ class InvertedResidual(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H / stride, W / stride)."""
-        steps = self._steps()
-        if self.policy.recompute_activations and steps is not None:
-            return chain(inputs, steps, shortcut=inputs if self.adds_inputs else None, owner=self)
         if self.policy.recompute_activations:
-            warn_plain("InvertedResidual", CHANGED)
+            reason = self._why_changed()
+            if reason is None:
+                return chain(inputs, self._steps(), shortcut=inputs if self.adds_inputs else None, owner=self)
+            warn_plain("InvertedResidual", reason)
         outputs = self.conv(inputs)
         return inputs + outputs if self.adds_inputs else outputs
 
-    def _steps(self) -> list[Step] | None:
+    def _why_changed(self) -> str | None:
+        """None if the layers are those that were built, else what is another."""
+        *layers, _, _ = self.conv
+        if not layers or not all(type(layer) is ConvNormActivation and len(layer) == 3 for layer in layers):
+            return "its layers are not convolutions with norm and ReLU6"
+        return why_containers_are_needed(self, "conv", *(f"conv.{index}" for index in range(len(layers))))
+
+    def _steps(self) -> list[Step]:
         """The block as a chain: conv, (norm, ReLU6, conv)..., (norm)."""
         modules: list[Any] = list(self.conv)
         *layers, projection, last = modules
-        if not layers or not all(type(layer) is ConvNormActivation for layer in layers):
-            return None
         convolutions = [layer[0] for layer in layers] + [projection]
         steps = [Step(None, None, convolutions[0])]
         for position, (layer, convolution) in enumerate(zip(layers, convolutions[1:], strict=True)):

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pytorch_models.saving import Step, chain, norm_act_then, warn_plain, why_chain_is_plain
+from pytorch_models.saving import Step, chain, norm_act_then, warn_plain, why_chain_is_plain, why_containers_are_needed
 from pytorch_models.segments import give_configs
 from pytorch_models.zoo_model import ZooModel
 from zoo.policy import MemoryPolicy
@@ -101,21 +101,20 @@ class ResidualBlock(nn.Module):
         return [*steps, Step(norms[-1], self.relu, None, keep_input=not self.policy.recompute_bottleneck)]
 
     def _saving(self, inputs: Tensor) -> Tensor:
-        shortcut = self._shortcut_is_projection()
-        if shortcut is not None:
-            keep = not self.policy.recompute_bottleneck
-            steps = [Step(None, None, shortcut[0]), Step(shortcut[1], nn.Identity(), None, keep_input=keep)]
-            passed = chain(inputs, steps, owner=self)
-        else:
-            passed = self._shortcut(inputs)
-            if self.downsample is not None:
-                warn_plain(f"{type(self).__name__}'s downsample", "it is not a convolution and a norm")
-        return chain(inputs, self._steps(), shortcut=passed, owner=self)
+        return chain(inputs, self._steps(), shortcut=self._saving_shortcut(inputs), owner=self)
 
-    def _shortcut_is_projection(self) -> Sequence[nn.Module] | None:
+    def _saving_shortcut(self, inputs: Tensor) -> Tensor:
+        if self.downsample is None:
+            return self._shortcut(inputs)
+        reason = "it is not a convolution and a norm"
         if type(self.downsample) is nn.Sequential and len(self.downsample) == 2:
-            return list(self.downsample)
-        return None
+            reason = why_containers_are_needed(self, "downsample") or ""
+        if reason:
+            warn_plain(f"{type(self).__name__}'s downsample", reason)
+            return self.downsample(inputs)
+        convolution, norm = self.downsample  # type: ignore[misc]
+        end = Step(norm, nn.Identity(), None, keep_input=not self.policy.recompute_bottleneck)
+        return chain(inputs, [Step(None, None, convolution), end], owner=self)
 
     def _saving_pre_activation(self, inputs: Tensor) -> Tensor:
         steps = self._steps()
@@ -165,6 +164,7 @@ class ResNet(ZooModel):
         TypeError, ValueError: naming the argument, what came and what is needed.
 
     Example:
+        >>> import torch
         >>> model = ResNet("bottleneck", (1, 1), width=8, efficient=True)
         >>> model(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 10])

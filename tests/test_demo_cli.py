@@ -37,6 +37,10 @@ REFUSED = [
     ("--efficient maybe", "--efficient needs True or False, not 'maybe'"),
     ("--model densenet_121", "did you mean densenet121"),
     ("--model densenet121 --growth_rate 8", "leave out --growth_rate"),
+    ("--model resnet55", "did you mean resnet56"),
+    ("--model resnet56 --depth 20", "leave out --depth"),
+    ("--model resnet56 --drop_rate 0.1", "resnet56 has no dropout"),
+    ("--model mobilenet_v2 --opt_memory 3", "the levels are DenseNet's; give efficient=True"),
     ("--framework pytorch", "unknown framework 'pytorch': did you mean torch?"),
     ("--data cifar1O", "did you mean cifar10"),
     ("--data ./no/such/folder", "no/such/folder"),
@@ -136,6 +140,10 @@ def test_what_flags_mean_together() -> None:
     assert (level.policy.efficient, level.policy.opt_memory) == (False, 3)
     named = plan(complete({"model": "densenet121", "drop_rate": 0.1}, DEFAULTS))
     assert (named.config.block_config, named.config.drop_rate) == ((6, 12, 24, 16), 0.1)
+    residual = plan(complete({"model": "resnet56", "efficient": True}, DEFAULTS))
+    assert (residual.config.layers, residual.config.shortcut, residual.policy.efficient) == ((9, 9, 9), "padding", True)
+    assert plan(complete({"model": "mobilenet_v2"}, DEFAULTS)).config.drop_rate == 0.2
+    assert plan(complete({"model": "mobilenet_v2", "drop_rate": 0.0}, DEFAULTS)).config.drop_rate == 0.0
     plain = plan(complete({"bottleneck": False, "depth": 40}, DEFAULTS))
     assert (plain.config.bn_size, plain.config.compression, plain.config.block_config) == (0, 1.0, (12, 12, 12))
 

@@ -101,8 +101,10 @@ class ResNetConfig:
         if self.flavour == "keras" and (self.block == "basic" or self.small_inputs or self.pre_activation):
             raise ValueError("flavour='keras' is of the ImageNet bottleneck networks: 50, 101 and 152 layers")
         for shape in self.blocks():
-            if shape.inner_channels < 1 or shape.inner_channels % self.groups:
-                raise ValueError(f"groups={self.groups} does not divide a bottleneck's {shape.inner_channels} channels")
+            if shape.inner_channels < 1:
+                raise ValueError(
+                    f"width_per_group={self.width_per_group} leaves a bottleneck of width {self.width} empty"
+                )
         lower = "width, layers, width_per_group, groups or num_classes"
         check_parameters("ResNet", self.count_parameters(), lower)
 

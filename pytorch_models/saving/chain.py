@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pytorch_models.saving.chain_backward import ChainBackward, SavedChain
+from pytorch_models.saving.chain_backward import ChainBackward
 from pytorch_models.saving.chain_call import ChainCall, Step, read_chain
+from pytorch_models.saving.chain_saved import SavedChain
 from pytorch_models.saving.eligibility import (
     graph_is_being_exported,
     warn_plain,
@@ -70,7 +71,7 @@ def chain(
         steps: see `chain_call.Step`.
         shortcut: added to the last convolution's outputs or, where the last step has none, before its activation
             (ReLU, ReLU6, Identity, or LeakyReLU with a positive slope); may be `inputs` itself.
-        owner: the module the steps belong to: modules between it and them must have no hooks either.
+        owner: the module the steps belong to, for what a warning says; see also `why_containers_are_needed`.
         channels_last: lay the first convolution's outputs out so; faster on a CPU.
 
     Returns:

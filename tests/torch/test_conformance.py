@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, Family, inputs_of, norms_of, pair_of
-from tiny_densenet import assert_same as assert_near
+from families import FAMILIES, Family, assert_same, inputs_of, norms_of, pair_of
 from tiny_densenet import step
 from torch import nn
 from torch.nn import functional as F
@@ -99,15 +98,6 @@ def test_five_steps_of_training_end_alike(family: Family, flags: Flags, momentum
     counts = {int(other[name]) for name in other if name.endswith("num_batches_tracked")}
     assert counts == ({5} if norms_of(models[0]) else set())
     assert_same(other, plain, tolerance=1e-9)
-
-
-def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float = 1e-12) -> None:
-    """As its namesake; a thousandth of the largest value counts as nothing.
-
-    The gradient of a bias that a later norm takes off again is 0: only its terms' rounding is there.
-    """
-    largest = max(float(tensor.double().abs().max()) for tensor in expected.values())
-    assert_near(found, expected, tolerance, floor=max(1e-2, 1e-3 * largest))
 
 
 def error_against(truth: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> float:

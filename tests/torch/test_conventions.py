@@ -168,3 +168,19 @@ def test_models_are_listed_by_globs() -> None:
     assert "densenet121" in zoo.list_models("*121")
     with pytest.raises(ValueError, match=r"no model's name matches 'densent\*': unknown model 'densent': did you mean"):
         zoo.list_models("densent*")
+
+
+@pytest.mark.parametrize("flags", [{"compressed": 8}, {"compressed": 8, "efficient": True}], ids=str)
+def test_checkpointing_a_compressed_model(flags: dict[str, object]) -> None:
+    """The forward pass and the statistics stay those of the compressed model; gradients carry its rounding alone."""
+    plain, model = pair(dtype=torch.float32, **flags)
+    expected, inputs = step(plain, images().float()), images().float()
+    without = step(copy.deepcopy(model), inputs)
+    model.set_grad_checkpointing()
+    found = step(model, inputs)
+    for name in found:
+        if name in ("outputs", "random") or name.startswith("buffer"):
+            assert torch.equal(found[name], without[name]), name
+        else:
+            difference = (found[name] - expected[name]).norm() / expected[name].norm().clamp_min(1e-2)
+            assert difference < 0.05, name

@@ -70,7 +70,9 @@ def test_saved_bytes_grow_linearly_with_depth_when_efficient_and_quadratically_w
 
 def test_the_bytes_test_fails_where_the_buffer_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("pytorch_models.densenet.dense_block", lambda block, inputs, *_: block.plain_forward(inputs))
+        patch.setattr(
+            "pytorch_models.densenet_blocks.dense_block", lambda block, inputs, *_: block.plain_forward(inputs)
+        )
         assert bytes_of(efficient=True)[0] > 1000
     assert bytes_of(efficient=True)[0] < 80
 

@@ -261,9 +261,11 @@ def test_a_segment_around_a_fused_dense_block(keep_bottleneck: bool) -> None:
 def test_two_models_in_two_threads() -> None:
     found: dict[int, dict[str, Tensor]] = {}
 
+    models = [small_net().eval() for _ in range(2)]
+    checkpoint_segments(models[1], ["0", "1"])
+
     def work(index: int) -> None:
-        model = small_net().eval()
-        checkpoint_segments(model, ["0", "1"] if index else [])
+        model = models[index]
         for seed in range(3):
             outputs = model(images(seed=seed))
             outputs.square().sum().backward()
