@@ -10,6 +10,7 @@ import zoo
 from zoo import flags
 from zoo.broken_pipe import give_up_output
 from zoo.choices import unknown
+from zoo.measuring import policies_to_compare
 from zoo.report import format_comparison, format_report
 
 DONE, SOMETHING_BROKEN, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -45,7 +46,7 @@ def measure_command(
         efficient: exact saving of memory: same numbers, least memory
         keep_bottleneck: with --efficient: more memory, less time
         opt_memory: one of the classic levels 0..4 instead of --efficient
-        compare: measure plain, efficient with keep_bottleneck, and efficient; print ratios
+        compare: measure plain, efficient with keep_bottleneck where there is such a thing, and efficient; print ratios
         rows: print what every layer saves, and how
         batch_size: images
         image_size: height and width in pixels
@@ -57,7 +58,8 @@ def measure_command(
     asked: dict[str, object] = {"efficient": efficient, "keep_bottleneck": keep_bottleneck, "opt_memory": opt_memory}
     policies = [asked]
     if compare:
-        policies = [{}, {"efficient": True, "keep_bottleneck": True}, {"efficient": True}]
+        ways = policies_to_compare(zoo.find_config(model))
+        policies = [{"efficient": way.efficient, "keep_bottleneck": way.keep_bottleneck} for way in ways]
         if efficient or keep_bottleneck or opt_memory is not None:
             raise ValueError("--compare measures plain and efficient one after the other: give it without memory flags")
     reports = [zoo.measure(model, framework, batch_size, image_size, device, **policy) for policy in policies]

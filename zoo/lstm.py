@@ -8,7 +8,7 @@ arXiv:1409.2329, section 4.1.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from zoo.field_checks import (
@@ -126,6 +126,17 @@ class LSTMConfig:
         total += self.num_classes * self.input_size if self.is_language_model else 0
         return total + (hidden * self.directions + 1) * self.num_classes
 
+    def reading(self, shape: tuple[int, ...]) -> LSTMConfig:
+        """This network for images (C, H, W): time steps as wide as theirs. For a text, unchanged.
+
+        Example:
+            >>> LSTMConfig().reading((3, 32, 32)).input_size
+            96
+        """
+        if self.is_language_model:
+            return self
+        return replace(self, input_size=shape[0] if self.reads == "pixels" else shape[0] * shape[2])
+
     def sequence_shape(self, steps: int, batch_size: int) -> tuple[int, ...]:
         """The shape of a batch of inputs with so many time steps: of images, or (batch_size, steps) of tokens.
 
@@ -154,3 +165,4 @@ VARIANTS: Mapping[str, LSTMConfig] = MappingProxyType(
         "lstm_ptb_large": _language(vocabulary=10_000, hidden=1500, drop_rate=0.65),
     }
 )
+FAMILY_DEFAULTS: Mapping[str, str] = MappingProxyType({"rows": "lstm_row_mnist", "tokens": "lstm_text"})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import ModuleType
 from typing import Any
 
+from zoo.policy import MemoryPolicy
 from zoo.report import MIB, MemoryReport
 
 IMAGE_CHANNELS = 3
@@ -33,6 +35,23 @@ def measure_or_explain(package: ModuleType, model: Any, shape: tuple[int, ...], 
         f"{needed.peak_bytes / MIB:,.0f} MiB ({needed.peak_bytes:,} bytes) beside the model: "
         f"try {saving}a smaller batch_size or image_size"
     )
+
+
+def policies_to_compare(config: Any) -> list[MemoryPolicy]:
+    """Plain, and each way of exact saving that a family has, from the largest to the smallest.
+
+    Example:
+        >>> from zoo.lstm import LSTMConfig
+        >>> [str(policy) for policy in policies_to_compare(LSTMConfig())]
+        ['plain', 'efficient']
+    """
+    found = []
+    for flags in ({}, {"efficient": True, "keep_bottleneck": True}, {"efficient": True}):
+        policy = MemoryPolicy(**flags)
+        with contextlib.suppress(ValueError):
+            config.check_policy(policy)
+            found.append(policy)
+    return found
 
 
 def image_shape_for(model: Any, image_size: int | None, batch_size: int) -> tuple[int, ...]:
