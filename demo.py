@@ -15,7 +15,7 @@ from zoo.atomic_write import atomic_write
 from zoo.data.text_data import Data, TextData
 from zoo.experiment import Experiment, complete, defaults_for_help, plan
 from zoo.launch import Launch
-from zoo.measuring import measure_or_explain, policies_to_compare
+from zoo.measuring import flags_to_compare, measure_or_explain
 from zoo.options import TrainingOptions, TrainingResult
 from zoo.policy import MemoryPolicy
 from zoo.progress import count
@@ -47,6 +47,7 @@ def demo(
     efficient: bool = MemoryPolicy.efficient,
     keep_bottleneck: bool = MemoryPolicy.keep_bottleneck,
     opt_memory: int | None = MemoryPolicy.opt_memory,
+    compressed: str | None = None,
     data_dir: str = "data",
     download: bool = True,
     valid_size: int | None = None,
@@ -58,6 +59,7 @@ def demo(
     seed: int = TrainingOptions.seed,
     device: str = TrainingOptions.device,
     amp: bool = TrainingOptions.amp,
+    sync_batchnorm: bool = TrainingOptions.sync_batchnorm,
     num_workers: int = TrainingOptions.num_workers,
     resume: bool = TrainingOptions.resume,
     tensorboard: bool = TrainingOptions.tensorboard,
@@ -79,6 +81,7 @@ def demo(
         efficient: keep little, recompute what is cheap: same numbers, much less memory
         keep_bottleneck: with --efficient, keep every convolution's output: more memory, less time
         opt_memory: 0 to 4, one of the five classic levels instead of --efficient
+        compressed: store what is kept in few bits, lossy but unbiased: 1, 2, 4, 8, fixed:3, half
         data_dir: folder of downloaded data sets
         download: download files that are missing
         valid_size: training images held back to choose the best epoch
@@ -90,6 +93,7 @@ def demo(
         seed: every random draw derives from it
         device: auto (every visible GPU, else the CPU), cpu, cuda, or one GPU as cuda:1
         amp: mixed precision
+        sync_batchnorm: several processes normalise with the joint batch's statistics
         num_workers: processes that prepare batches
         resume: go on with the run in --save; flags not given are that run's
         tensorboard: write TensorBoard files into --save
@@ -197,7 +201,7 @@ def compare_memory(package: ModuleType, experiment: Experiment, images: Data, de
     batch = min(options.batch_size, len(images.train_labels) - options.valid_size)
     shape = (batch, *images.train_inputs.shape[1:])
     reports = []
-    for policy in policies_to_compare(experiment.config):
+    for policy in (MemoryPolicy(**flags) for flags in flags_to_compare(experiment.config)):
         try:
             model = package.build_model(experiment.config, policy)
             reports.append(measure_or_explain(package, model, shape, device))

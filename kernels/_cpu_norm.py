@@ -14,13 +14,13 @@ from kernels._cpu_formats import load, store, window
 from kernels._cpu_group import NO_CODES, encode_group, split_minima
 from kernels._cpu_layout import in_order, in_units
 from kernels._cpu_loops import RELU6, activate, activation_number, flag
+from kernels._cpu_memory import rows_ahead
 from kernels._cpu_noise import seed_stream
 from kernels._cpu_rows import (
     constants,
     fetch,
     read,
     row_at,
-    rows_ahead,
     spread,
     spread_span,
     unit_place,

@@ -13,12 +13,12 @@ from kernels._cpu_formats import bf16_value, load, store, window
 from kernels._cpu_group import NO_CODES, decode_group, group_minimum, split_minima
 from kernels._cpu_layout import in_order, in_units
 from kernels._cpu_loops import IDENTITY, RELU6, SIX, activate, activation_number, choose, subtract
+from kernels._cpu_memory import rows_ahead
 from kernels._cpu_rows import (
     constants,
     fetch,
     read,
     row_at,
-    rows_ahead,
     spread,
     spread_span,
     unit_place,

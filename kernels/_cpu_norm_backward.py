@@ -12,8 +12,9 @@ from kernels._cpu_formats import load, store, window
 from kernels._cpu_group import NO_CODES, split_minima
 from kernels._cpu_layout import in_units
 from kernels._cpu_loops import activation_number, add_terms
+from kernels._cpu_memory import rows_ahead
 from kernels._cpu_norm_masked import masked_sums
-from kernels._cpu_rows import ROWS_IN_FLOAT32, constants, fetch, flush, row_at, rows_ahead, spread, total, unit_place
+from kernels._cpu_rows import ROWS_IN_FLOAT32, constants, fetch, flush, row_at, spread, total, unit_place
 from kernels._cpu_threads import jit, jit_inline, jit_parallel, most_threads, run
 from kernels.formats import compute_type
 

@@ -10,7 +10,8 @@ import numpy as np
 from kernels import norm_arguments
 from kernels._cpu_formats import load, window
 from kernels._cpu_layout import in_units
-from kernels._cpu_rows import constants, fetch, row_at, rows_ahead, spread, total, unit_place
+from kernels._cpu_memory import rows_ahead
+from kernels._cpu_rows import constants, fetch, row_at, spread, total, unit_place
 from kernels._cpu_threads import jit, jit_parallel, most_threads, run
 from kernels.formats import compute_type, widen
 

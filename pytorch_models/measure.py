@@ -16,6 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from pytorch_models.kernel_ops import NAMESPACE
 from pytorch_models.segments import is_segment
 from pytorch_models.tracker import Allocation, MemoryTracker, track_peak
 from zoo.report import LayerRow, MemoryReport
@@ -164,7 +165,14 @@ def _tracked_step(model: nn.Module, batch: tuple[Tensor, ...], mode: FakeTensorM
         "peak_bytes": tracker.peak_bytes,
         "parts": _parts(tracker.alive_at_peak(), [a for a in gradients if a is not None]),
         "rows": tuple(_rows(saved)),
+        "ran_on": _ran_on(tracker, batch[0]),
     }
+
+
+def _ran_on(tracker: MemoryTracker, inputs: Tensor) -> str:
+    """Which kernels ran, as seen; "" for none, which is what plain models and devices without kernels do."""
+    kernels = {"cpu": "numba kernels", "cuda": "CUDA kernels"}.get(inputs.device.type, "kernels")
+    return kernels if tracker.operators[NAMESPACE] else ""
 
 
 def _parts(alive: list[Allocation], gradients: list[Allocation]) -> dict[str, int]:

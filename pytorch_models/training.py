@@ -87,6 +87,8 @@ class Trainer:
         if worker.world > 1:
             ids = [worker.device] if worker.device.type == "cuda" else None
             self.replica = DistributedDataParallel(self.model, device_ids=ids)
+            if options.sync_batchnorm:  # the same parameters and buffers; before, DDP would refuse it on a CPU
+                nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.SGD(
             parameters, options.lr, options.momentum, weight_decay=options.wd, nesterov=options.momentum > 0

@@ -257,7 +257,7 @@ def test_the_command_measures(
     assert "stem" in out
     assert "stem" not in run(capsys, *words)[1]
     table = run(capsys, *words, "--compare")[1].splitlines()
-    assert [line.split()[0] for line in table[2:-1]] == ["plain", "efficient", "efficient"]
+    assert [line.split()[0] for line in table[2:-1]] == ["plain", "efficient", "efficient", "efficient"]
     assert table[-2].split()[2] == "0.10x"
 
 

@@ -92,6 +92,7 @@ def create_model(
     efficient: bool = False,
     keep_bottleneck: bool = False,
     opt_memory: int | None = None,
+    compressed: int | str | None = None,
     checkpoint_path: str | Path | None = None,
     features_only: bool = False,
     **config_overrides: Any,
@@ -101,7 +102,7 @@ def create_model(
     Args:
         name: one of `list_models()`.
         framework: where to build it.
-        efficient, keep_bottleneck, opt_memory: see `zoo.policy.MemoryPolicy`.
+        efficient, keep_bottleneck, opt_memory, compressed: see `zoo.policy.MemoryPolicy`.
         checkpoint_path: a `.safetensors` file of any framework, or a file of this framework's own kind; a head for
             another number of classes is left out, and a warning names it.
         features_only: without the head: gives a list of feature maps, of `.channels`, smaller by `.reductions`.
@@ -120,7 +121,7 @@ def create_model(
     frameworks.find(framework)
     _check_fields(name, config_overrides, MemoryPolicy, type(_published(name)))
     config = find_config(name, **config_overrides)
-    policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory)
+    policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
     config.check_policy(policy)
     if not isinstance(features_only, bool):
         raise TypeError(f"features_only must be True or False, not {features_only!r}")

@@ -39,6 +39,7 @@ DEFAULTS_IN_WORDS: Mapping[str, object] = MappingProxyType(
         "bn_size": "4 with bottlenecks",
         "drop_rate": "as published: 0, of MobileNetV2 0.2",
         "opt_memory": "not used",
+        "compressed": "not used",
         "valid_size": f"{VALID_SIZE}, or a tenth of the training images if that is less",
     }
 )
@@ -125,8 +126,8 @@ def complete(given: Mapping[str, Value], defaults: Mapping[str, Value]) -> dict[
             filled["depth"] = None
     # One way to save memory that is given clears the other one, where that is only a default or a resumed run's.
     if given.get("opt_memory") is not None:
-        filled |= {"efficient": False, "keep_bottleneck": False}
-    elif given.get("efficient") or given.get("keep_bottleneck"):
+        filled |= {"efficient": False, "keep_bottleneck": False, "compressed": None}
+    elif any(given.get(name) for name in ("efficient", "keep_bottleneck", "compressed")):
         filled["opt_memory"] = None
     if given.get("efficient") is False:
         filled["keep_bottleneck"] = False
@@ -143,7 +144,7 @@ def plan(flags: Mapping[str, Any]) -> Experiment:
     """
     framework = frameworks.find(flags["framework"])
     config = find_network(flags)
-    policy = MemoryPolicy(flags["efficient"], flags["keep_bottleneck"], flags["opt_memory"])
+    policy = MemoryPolicy(flags["efficient"], flags["keep_bottleneck"], flags["opt_memory"], flags["compressed"])
     config.check_policy(policy)
     chosen = {field.name: flags[field.name] for field in dataclasses.fields(TrainingOptions) if field.name in flags}
     if chosen["valid_size"] is None:

@@ -20,7 +20,8 @@ class Launch:
         rank: its number, from 0; the first one writes the files and speaks.
         world: how many there are.
         local_rank: its number on this machine, which is that of its GPU.
-        restarts: how often the launcher has started all of them again after one had failed.
+        restarts: how often this machine's launcher has started its processes again after one had failed.
+        machines: how many machines they are on.
         launched: whether there was a launcher; without one, this is the only process.
     """
 
@@ -29,6 +30,7 @@ class Launch:
     local_rank: int = 0
     restarts: int = 0
     launched: bool = False
+    machines: int = 1
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Launch:
@@ -48,7 +50,8 @@ class Launch:
             raise ValueError(f"RANK={rank} must be below WORLD_SIZE={world}")
         local_rank = _number(environment, "LOCAL_RANK", default=str(rank))
         restarts = _number(environment, "TORCHELASTIC_RESTART_COUNT", default="0")
-        return cls(rank, world, local_rank, restarts, launched=True)
+        machines = _number(environment, "GROUP_WORLD_SIZE", default="1")
+        return cls(rank, world, local_rank, restarts, True, machines)
 
     @property
     def is_first(self) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from zoo.policy import MemoryPolicy
+from zoo.policy import COMPARED, MemoryPolicy
 from zoo.report import MIB, MemoryReport
 
 IMAGE_CHANNELS = 3
@@ -37,20 +38,19 @@ def measure_or_explain(package: ModuleType, model: Any, shape: tuple[int, ...], 
     )
 
 
-def policies_to_compare(config: Any) -> list[MemoryPolicy]:
-    """Plain, and each way of exact saving that a family has, from the largest to the smallest.
+def flags_to_compare(config: Any) -> list[Mapping[str, Any]]:
+    """The sets of memory flags that a comparison shows, of those that the config's family has.
 
     Example:
         >>> from zoo.lstm import LSTMConfig
-        >>> [str(policy) for policy in policies_to_compare(LSTMConfig())]
-        ['plain', 'efficient']
+        >>> [dict(flags) for flags in flags_to_compare(LSTMConfig())]
+        [{}, {'efficient': True}]
     """
     found = []
-    for flags in ({}, {"efficient": True, "keep_bottleneck": True}, {"efficient": True}):
-        policy = MemoryPolicy(**flags)
+    for flags in COMPARED:
         with contextlib.suppress(ValueError):
-            config.check_policy(policy)
-            found.append(policy)
+            config.check_policy(MemoryPolicy(**flags))
+            found.append(flags)
     return found
 
 

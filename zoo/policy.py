@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kernels.codecs import Codec
@@ -131,6 +133,15 @@ class MemoryPolicy:
     @property
     def _saves(self) -> bool:
         return self.efficient or self.compressed is not None
+
+
+# The flags that a comparison measures beside one another.
+COMPARED: tuple[Mapping[str, Any], ...] = (
+    MappingProxyType({}),
+    MappingProxyType({"efficient": True, "keep_bottleneck": True}),
+    MappingProxyType({"efficient": True}),
+    MappingProxyType({"efficient": True, "compressed": 2}),
+)
 
 
 def _norm_codec(text: int | str) -> Codec:

@@ -74,6 +74,7 @@ def test_the_launchers_variables() -> None:
     assert Launch.from_environment(variables) == Launch(3, 4, 3, 0, launched=True)
     elastic = {**variables, "LOCAL_RANK": "1", "TORCHELASTIC_RESTART_COUNT": "2"}
     assert Launch.from_environment(elastic) == Launch(3, 4, 1, 2, launched=True)
+    assert Launch.from_environment({**elastic, "GROUP_WORLD_SIZE": "2"}).machines == 2
     assert not Launch.from_environment(elastic).is_first
     with pytest.raises(ValueError, match="RANK must be a number, not 'one'"):
         Launch.from_environment({**variables, "RANK": "one"})
