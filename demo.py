@@ -214,7 +214,12 @@ def compare_memory(package: ModuleType, experiment: Experiment, images: ImageDat
 def main(arguments: list[str]) -> int:
     """Run the command; its exit code. Of several processes that a launcher started, one speaks."""
     with contextlib.ExitStack() as stack:
-        if not Launch.from_environment().is_first:
+        try:
+            launch = Launch.from_environment()
+        except ValueError as error:
+            sys.stderr.write(f"demo.py: {error}\n")
+            return command.USAGE
+        if not launch.is_first:
             silence = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(silence))
         return command.run(demo, arguments, complete=complete, examples=EXAMPLES, words=defaults_for_help)

@@ -39,10 +39,12 @@ fetch_line: Any = intrinsic(_fetch_line)
 
 @jit_inline
 def fetch_span(row: np.ndarray, at: int, count: int) -> None:
-    """Ask for row[at:at + count], which need not exist."""
-    for place in range(at, at + count, LINE_BYTES // row.itemsize):
+    """Ask for row[at:at + count], which need not exist. (`range` with a step would first divide.)"""
+    place, last = at, at + count - 1
+    while place < last:
         fetch_line(row, place)
-    fetch_line(row, at + count - 1)
+        place += LINE_BYTES // row.itemsize
+    fetch_line(row, last)
 
 
 @jit_inline

@@ -62,9 +62,11 @@ def backward_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray
         for k in range(3):
             fetch(k, i + ahead, c * inner, length, layout[0], layout[1])
         size = min(length, all_values - unit * length)
-        for place in range(0, size, rooms.shape[1]):
+        place = 0
+        while place < size:
             count = min(rooms.shape[1], size - place)
             backward_unit(layout, i, c * inner + place, count, several, how, rooms)
+            place += count
         if inner > 1:
             for k in range(2):
                 sums[t, k, c] += total(near[k])

@@ -43,10 +43,12 @@ def statistics_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarr
             part_1[:] = 0
             part_2[:] = 0
         size = min(length, all_values - unit * length)
-        for place in range(0, size, room.size):
+        place = 0
+        while place < size:
             count, at = min(room.size, size - place), c * inner + place
             load(row, at, count, room)
             moments(window(row, at, count, room), about, part_1, part_2)
+            place += count
         if inner > 1:
             sums[t, 0, c] += total(part_1)
             sums[t, 1, c] += total(part_2)

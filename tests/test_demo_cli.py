@@ -248,6 +248,14 @@ def test_paths_of_data_are_kept_whole(tmp_path: Path, monkeypatch: pytest.Monkey
     assert plan(complete({"data": "digits"}, DEFAULTS)).options.settings()["data"] == "digits"
 
 
+def test_a_launchers_variables_that_make_no_sense(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "first", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    done = run("--data", "digits")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "demo.py: the launcher's variable RANK must be a number, not 'first'\n"
+
+
 def test_a_gpu_that_is_not_there_is_refused_before_data_is_looked_at(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'memory-efficient-zoo[torch]'")
     done = run("--data", "cifar10", "--data_dir", str(tmp_path), "--download", "False", "--device", "cuda:99")

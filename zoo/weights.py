@@ -17,6 +17,7 @@ import numpy as np
 
 from zoo.atomic_write import atomic_write
 from zoo.choices import unknown
+from zoo.frameworks import installed_version
 from zoo.saved_run import describe_network
 
 SUFFIX = ".safetensors"
@@ -71,6 +72,7 @@ def write(path: str | Path, arrays: Mapping[str, np.ndarray], spec: object = Non
         >>> read(path)[0]["classifier.bias"].shape
         (10,)
     """
+    _require_safetensors()
     from safetensors.numpy import save
 
     network = describe_network(spec)
@@ -90,6 +92,7 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None
         FileNotFoundError: no such file.
         WeightsError: not a whole safetensors file, or one with a dtype that no model here has.
     """
+    _require_safetensors()
     from safetensors import SafetensorError, deserialize
 
     content = Path(path).read_bytes()
@@ -101,6 +104,11 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None
     network = header.get("__metadata__", {}).get(_NETWORK)
     arrays = {name: _array(f"{path}: {name}", tensor) for name, tensor in tensors}
     return arrays, json.loads(network) if network is not None else None
+
+
+def _require_safetensors() -> None:
+    if installed_version("safetensors") is None:
+        raise ImportError("the package safetensors is not installed: pip install safetensors")
 
 
 def _array(where: str, tensor: Mapping[str, Any]) -> np.ndarray:

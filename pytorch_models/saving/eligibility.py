@@ -69,8 +69,10 @@ def _why_layer_is_plain(layer: Any) -> str | None:
 def why_block_is_plain(block: nn.ModuleDict, layer_type: type[nn.Module]) -> str | None:
     """None if a dense block may run as one Function, else the reason it may not."""
     for name, layer in block.items():
-        if type(layer) is not layer_type or "forward" in vars(layer):
+        if type(layer) is not layer_type:
             return f"{name} is a {type(layer).__name__}"
+        if "forward" in vars(layer):
+            return f"{name} is a segment, or has a forward of its own"
         if has_hooks(layer):
             return f"a hook is registered on {name}"
         reason = _why_layer_is_plain(layer)

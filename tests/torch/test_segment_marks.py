@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pytorch_models import DenseNet, checkpoint_segments, measure_step
+from pytorch_models.saving import PlainPathWarning
 from pytorch_models.segments import ModuleConfig, is_segment
 
 
@@ -69,6 +70,15 @@ def test_a_switch_that_does_not_exist_or_a_wrong_value_is_refused() -> None:
         config.activation_checkpoint = True
     with pytest.raises(TypeError, match="True or False, not 1"):
         config.activation_checkpointing = 1
+
+
+def test_a_segment_inside_a_fused_block_makes_it_plain_and_says_so() -> None:
+    plain, model = DenseNet(**TINY).double(), DenseNet(**TINY, efficient=True).double()
+    model.load_state_dict(plain.state_dict())
+    model.features.denseblock1.denselayer2.config.activation_checkpointing = True
+    expected = step(plain, images())
+    with pytest.warns(PlainPathWarning, match="saves no memory: denselayer2 is a segment"):
+        assert_same(step(model, images()), expected)
 
 
 def test_names_that_do_not_exist_or_cannot_be_called() -> None:

@@ -150,7 +150,9 @@ def test_anything_else_that_differs_is_refused(tmp_path: Path) -> None:
     before = canonical_weights(model := DenseNet(**TINY))
     renamed = {name.replace("norm5.weight", "norm5.weigth"): value for name, value in state.items()}
     wider = {**state, "features.conv0.weight": torch.zeros(7, 3, 3, 3)}
+    narrower = {**state, "classifier.weight": torch.zeros(9, 16), "classifier.bias": torch.zeros(9)}
     for content, words in (
+        (narrower, r"classifier\.weight has the shape \(9, 16\), the model's is \(5, 17\)"),
         (renamed, r"features\.norm5\.weight is missing; .*did you mean features\.norm5\.weight"),
         (wider, r"features\.conv0\.weight has the shape \(7, 3, 3, 3\), the model's is \(6, 3, 3, 3\)"),
         ({**state, "fc.bias": torch.zeros(3)}, r"fc\.bias is not one of the model's"),
@@ -183,6 +185,13 @@ def test_weights_of_another_flavour_or_family_are_refused(tmp_path: Path) -> Non
     save_weights(trained(flavour="keras"), tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match="of the flavour 'keras', the model is of the flavour 'torchvision'"):
         load_weights(DenseNet(**TINY), tmp_path / "w.safetensors")
+
+
+def test_a_missing_safetensors_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "installed_version", lambda name: None)
+    for act in (lambda: save_weights(trained(), tmp_path / "w.safetensors"), lambda: weights.read(tmp_path / "w")):
+        with pytest.raises(ImportError, match="safetensors is not installed: pip install safetensors"):
+            act()
 
 
 def test_an_unknown_dtype_is_named(tmp_path: Path) -> None:

@@ -68,3 +68,18 @@ def assert_same(
     """Raise unless every tensor agrees within `tolerance`, relative to its largest value or `floor`."""
     difference, name = worst_difference(found, expected, floor)
     assert difference <= tolerance, f"{name} differs by {difference:.2e}, allowed {tolerance:.0e}"
+
+
+def gradients(model: nn.Module, inputs: Tensor) -> Tensor:
+    """All parameters' gradients, one after the other."""
+    model.zero_grad()
+    outputs = model(inputs)
+    (outputs * torch.linspace(-1, 1, outputs.numel()).view_as(outputs)).sum().backward()
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+
+def same_but_compressed(compressed: int | str, dtype: torch.dtype = torch.float32, **flags: Any) -> Any:
+    """A model with the flags, and one with compression on top: same weights."""
+    _, exact = pair(dtype=dtype, **flags)
+    _, coded = pair(dtype=dtype, **flags, compressed=compressed)
+    return exact, coded
