@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from types import ModuleType
 
 from zoo import command, frameworks
 from zoo.atomic_write import atomic_write
-from zoo.data.image_data import ImageData
+from zoo.data.text_data import Data, TextData
 from zoo.experiment import Experiment, complete, defaults_for_help, plan
 from zoo.launch import Launch
 from zoo.measuring import measure_or_explain
@@ -67,10 +68,10 @@ def demo(
     """Train a network, test it, and print what came out.
 
     Args:
-        data: cifar10, cifar100, svhn, mnist5k, digits, synthetic, or a folder or tar file with CIFAR-10
+        data: cifar10, cifar100, svhn, mnist5k, digits, seq-mnist, synthetic, text, text:<file>, or a CIFAR-10 folder
         save: folder for checkpoints, metrics.csv, config.json and a picture of loss and memory
         framework: torch
-        model: densenet (of the shape below), or a published one such as resnet56 (python -m zoo list)
+        model: densenet (of the shape below), lstm, or a published one such as resnet56 (python -m zoo list)
         depth: layers: 6n+4 with bottlenecks, 3n+4 without
         growth_rate: channels every layer adds
         bottleneck: 1x1 convolutions before the 3x3 ones (DenseNet-BC)
@@ -155,20 +156,22 @@ def say_if_finished(experiment: Experiment) -> bool:
     return True
 
 
-def say_what_starts(experiment: Experiment, images: ImageData) -> None:
+def say_what_starts(experiment: Experiment, images: Data) -> None:
     """What is about to be trained, on what, and how."""
     options = experiment.options
     held_back = options.valid_size
+    is_text = isinstance(images, TextData)
+    kind, classes = ("windows", "different characters") if is_text else ("images", "classes")
     training = len(images.train_labels) - held_back
     print(
         f"data    {images.name}: {training} training, {held_back} validation and "
-        f"{len(images.test_labels)} test images, {len(images.classes)} classes"
+        f"{len(images.test_labels)} test {kind}, {len(images.classes)} {classes}"
     )
     print(f"model   {experiment.config.in_words()}, {experiment.policy}")
     epochs = count(options.n_epochs, "epoch")
     print(f"train   {epochs}, batch {options.batch_size}, lr {options.lr:g}, seed {options.seed}")
     if options.batch_size > training:
-        print(f"note    batch {options.batch_size} is more than the {training} training images: a step takes them all")
+        print(f"note    batch {options.batch_size} is more than the {training} training {kind}: a step takes them all")
 
 
 def draw(experiment: Experiment, data: str, folder: Path | None, comparison: Sequence[MemoryReport] = ()) -> None:
@@ -181,20 +184,22 @@ def draw(experiment: Experiment, data: str, folder: Path | None, comparison: Seq
 def say_what_came(result: TrainingResult) -> None:
     """The test result, and which epoch's weights it is of."""
     chosen = "the last" if result.best_valid_accuracy is None else "best of validation"
+    is_text = "train_bits_per_character" in result.metrics[-1]
+    bits = f" ({result.test_loss / math.log(2):.3f} bits per character)" if is_text else ""
     print(
-        f"test    loss {result.test_loss:.4f}, accuracy {100 * result.test_accuracy:.2f} % "
+        f"test    loss {result.test_loss:.4f}{bits}, accuracy {100 * result.test_accuracy:.2f} % "
         f"(weights of epoch {result.best_epoch}, {chosen})"
     )
 
 
-def compare_memory(package: ModuleType, experiment: Experiment, images: ImageData, device: str) -> list[MemoryReport]:
+def compare_memory(package: ModuleType, experiment: Experiment, images: Data, device: str) -> list[MemoryReport]:
     """Measure a training step of the same network, plain and with each way to save memory, and print the table.
 
     What does not fit is said in a line: the trained network is safe, and the other ways are still measured.
     """
     options = experiment.options
     batch = min(options.batch_size, len(images.train_labels) - options.valid_size)
-    shape = (batch, *images.train_images.shape[1:])
+    shape = (batch, *images.train_inputs.shape[1:])
     reports = []
     for policy in (MemoryPolicy(**flags) for flags in compared_flags(experiment.config)):
         try:

@@ -1,4 +1,4 @@
-"""The zoo's models in PyTorch: `from pytorch_models import DenseNet, MobileNetV2, ResNet`.
+"""The zoo's models in PyTorch: `from pytorch_models import DenseNet, LSTM, MobileNetV2, ResNet`.
 
 Every framework package exports these functions, so that `zoo` and the demo reach any of them alike.
 """
@@ -10,6 +10,7 @@ from typing import Any
 from pytorch_models.densenet import DenseNet
 from pytorch_models.devices import check_device, set_seed
 from pytorch_models.features import feature_extractor
+from pytorch_models.lstm import LSTM
 from pytorch_models.measure import measure_step
 from pytorch_models.mobilenet_v2 import MobileNetV2
 from pytorch_models.out_of_memory import is_out_of_memory
@@ -18,11 +19,13 @@ from pytorch_models.segments import checkpoint_segments
 from pytorch_models.training import train
 from pytorch_models.weights import load_weights, save_weights
 from zoo.densenet import DenseNetConfig
+from zoo.lstm import LSTMConfig
 from zoo.mobilenet_v2 import MobileNetV2Config
 from zoo.policy import MemoryPolicy
 from zoo.resnet import ResNetConfig
 
 __all__ = [
+    "LSTM",
     "DenseNet",
     "MobileNetV2",
     "ResNet",
@@ -38,9 +41,8 @@ __all__ = [
     "train",
 ]
 
-
 MODELS: Mapping[type, Any] = MappingProxyType(
-    {DenseNetConfig: DenseNet, MobileNetV2Config: MobileNetV2, ResNetConfig: ResNet}
+    {DenseNetConfig: DenseNet, LSTMConfig: LSTM, MobileNetV2Config: MobileNetV2, ResNetConfig: ResNet}
 )
 
 

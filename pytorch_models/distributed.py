@@ -22,7 +22,7 @@ from pytorch_models import checkpoint
 from pytorch_models.devices import Worker, device_of
 from pytorch_models.out_of_memory import explain_out_of_memory
 from pytorch_models.training import Trainer
-from zoo.data.image_data import ImageData
+from zoo.data.text_data import Data
 from zoo.launch import Launch
 from zoo.options import TrainingError, TrainingOptions, TrainingResult
 from zoo.run_folder import RunFolder, RunFolderError
@@ -34,7 +34,7 @@ class _Job:
     """What every process gets."""
 
     model: nn.Module
-    data: ImageData
+    data: Data
     options: TrainingOptions
     devices: tuple[torch.device, ...]
     folder: RunFolder | None
@@ -43,7 +43,7 @@ class _Job:
 
 def train_distributed(
     model: nn.Module,
-    data: ImageData,
+    data: Data,
     options: TrainingOptions,
     devices: Sequence[torch.device],
     folder: RunFolder | None = None,
@@ -77,7 +77,7 @@ def train_distributed(
     return TrainingResult(**{**result, "metrics": tuple(result["metrics"])})
 
 
-def train_launched(model: nn.Module, data: ImageData, options: TrainingOptions, launch: Launch) -> TrainingResult:
+def train_launched(model: nn.Module, data: Data, options: TrainingOptions, launch: Launch) -> TrainingResult:
     """This process's part of `pytorch_models.train`, where torchrun has started several.
 
     The first process makes the run's folder and writes its files; on several machines all must see that folder. When

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pytorch_models.workspace import with_workspace
+
 
 @dataclass
 class Allocation:
@@ -58,7 +60,7 @@ class MemoryTracker(TorchDispatchMode):
         self._external = {_key(tensor): tensor.untyped_storage() for tensor in external}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        results = function(*args, **(kwargs or {}))
+        results = with_workspace(function, args, function(*args, **(kwargs or {})))
         self.clock += 1
         self.operators[function.namespace] += 1
         given: set[int] | None = None

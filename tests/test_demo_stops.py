@@ -141,7 +141,7 @@ def test_a_run_without_its_network_says_so(tmp_path: Path) -> None:
 
     with pytest.raises(RunFolderError, match=r"config\.json does not exist"):
         zoo.load_run(tmp_path)
-    for network, words in ((None, "does not say which network"), ({"family": "lstm"}, "no family 'lstm'")):
+    for network, words in ((None, "does not say which network"), ({"family": "gru"}, "no family 'gru'")):
         (tmp_path / "config.json").write_text(json.dumps({"flags": {}, "network": network}))
         with pytest.raises(RunFolderError, match=words):
             zoo.load_run(tmp_path)

@@ -193,7 +193,7 @@ def test_the_command_lists(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "words"),
     [
         (("lits",), "zoo: unknown command 'lits': did you mean list?"),
-        (("list", "--family", "lstm"), "zoo list: unknown family 'lstm'"),
+        (("list", "--family", "gru"), "zoo list: unknown family 'gru'"),
         (("measure",), "zoo measure: name the model to measure"),
         (("measure", "densnet121"), "did you mean densenet121"),
         (("measure", "densenet121", "--eficient"), "did you mean --efficient?"),

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from zoo import densenet, frameworks, mobilenet_v2, resnet
+from zoo import densenet, frameworks, lstm, mobilenet_v2, resnet
 from zoo.choices import unknown
 from zoo.measuring import image_shape_for, measure_or_explain
 from zoo.policy import MemoryPolicy
@@ -26,7 +26,12 @@ __version__ = "0.1.0"
 __all__ = ["MemoryPolicy", "MemoryReport", "create_model", "find_config", "list_models", "load_run", "measure"]
 
 FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {"densenet": densenet.VARIANTS, "resnet": resnet.VARIANTS, "mobilenet_v2": mobilenet_v2.VARIANTS}
+    {
+        "densenet": densenet.VARIANTS,
+        "resnet": resnet.VARIANTS,
+        "mobilenet_v2": mobilenet_v2.VARIANTS,
+        "lstm": lstm.VARIANTS,
+    }
 )
 
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")

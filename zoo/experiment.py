@@ -16,9 +16,11 @@ import zoo.data
 from zoo import find_config, frameworks, list_models
 from zoo.choices import unknown
 from zoo.data.image_data import ImageData
+from zoo.data.text_data import Data, TextData, is_text, with_whole_path
 from zoo.densenet import DenseNetConfig
 from zoo.flags import Value
 from zoo.launch import Launch
+from zoo.lstm import FAMILY_DEFAULTS, LSTMConfig
 from zoo.options import TrainingOptions
 from zoo.policy import MemoryPolicy
 from zoo.run_folder import check_save_folder, read_flags
@@ -77,28 +79,30 @@ class Experiment:
     options: TrainingOptions
     compare: bool
 
-    def load_data(self) -> ImageData:
-        """The images, in colour: the networks read three channels.
+    def load_data(self) -> Data:
+        """The images, in colour for networks that read three channels; or the text.
 
         Raises:
             OSError, ValueError, ImportError: as `zoo.data.load`.
         """
-        return in_colour(zoo.data.load(self.data, self.data_dir, download=self.download))
+        data = zoo.data.load(self.data, self.data_dir, download=self.download)
+        return data if isinstance(data, TextData) or isinstance(self.config, LSTMConfig) else in_colour(data)
 
-    def with_data(self, data: ImageData, valid_size: int | None) -> Experiment:
+    def with_data(self, data: Data, valid_size: int | None) -> Experiment:
         """This experiment with what only the data tells: classes, and how many images to hold back if not given.
 
         Raises:
             ValueError: more validation images are asked for than there are.
         """
         if valid_size is None:
-            valid_size = min(VALID_SIZE, len(data.train_images) // VALID_SHARE)
+            valid_size = min(VALID_SIZE, len(data.train_inputs) // VALID_SHARE)
         data.split(valid_size, self.options.seed)
         description = {**self.options.description, "num_classes": len(data.classes)}
         options = dataclasses.replace(self.options, valid_size=valid_size, description=description)
-        return dataclasses.replace(
-            self, options=options, config=dataclasses.replace(self.config, num_classes=len(data.classes))
-        )
+        config = dataclasses.replace(self.config, num_classes=len(data.classes))
+        if isinstance(config, LSTMConfig):
+            config = config.reading(data.train_inputs.shape[1:])
+        return dataclasses.replace(self, options=options, config=config)
 
 
 def complete(given: Mapping[str, Value], defaults: Mapping[str, Value]) -> dict[str, Value]:
@@ -165,8 +169,13 @@ def plan(flags: Mapping[str, Any]) -> Experiment:
 
 def _with_whole_paths(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The flags with absolute paths of the data: a saved run can be resumed from another folder."""
-    paths = ["data_dir"] if flags["data"] in zoo.data.DATASETS else ["data_dir", "data"]
-    return {**flags, **{name: str(Path(flags[name]).expanduser().absolute()) for name in paths}}
+    whole = {name: str(Path(flags[name]).expanduser().absolute()) for name in ("data_dir", "data")}
+    data = flags["data"]
+    if is_text(data):
+        whole["data"] = with_whole_path(data)
+    elif data in zoo.data.DATASETS:
+        whole["data"] = data
+    return {**flags, **whole}
 
 
 def _require(module: str, what: str, install: str) -> None:
@@ -203,14 +212,27 @@ def find_network(flags: Mapping[str, Any]) -> Any:
             raise ValueError(f"bottleneck=False and bn_size={shape['bn_size']} contradict one another: leave one out")
         if shape["bottleneck"] and shape.get("bn_size") == 0:
             raise ValueError("bn_size=0 means no bottleneck: give --bottleneck False instead")
+        _check_reads(None, model, flags["data"])
         return DenseNetConfig.from_depth(shape.pop("depth"), shape.pop("growth_rate"), **shape)
-    names = [FAMILY, *list_models()]
+    if model == "lstm":
+        model = FAMILY_DEFAULTS["tokens" if is_text(flags["data"]) else "rows"]
+    names = [FAMILY, "lstm", *list_models()]
     if model not in names:
         raise ValueError(unknown("model", model, names))
     if given:
         fixed = ", ".join(f"--{name}" for name in given)
         raise ValueError(f"--model {model} has its shape by its name: leave out {fixed}, or use --model {FAMILY}")
     config = find_config(model)
+    _check_reads(config, flags["model"], flags["data"])
     if drop_rate and not hasattr(config, "drop_rate"):
         raise ValueError(f"--model {model} has no dropout: leave out --drop_rate")
     return dataclasses.replace(config, **drop_rate)
+
+
+def _check_reads(config: Any, model: str, data: str) -> None:
+    """Refuse a network of images with a text, and one of texts with images."""
+    reads_text = getattr(config, "is_language_model", False)
+    if is_text(data) and not reads_text:
+        raise ValueError(f"--model {model} reads images, --data {data} is a text: give --model lstm")
+    if reads_text and not is_text(data):
+        raise ValueError(f"--model {model} reads texts: give --data text, or text:<file>, instead of --data {data}")

@@ -35,13 +35,15 @@ def measure_or_explain(package: ModuleType, model: Any, shape: tuple[int, ...], 
     )
 
 
-def image_shape_for(model: Any, image_size: int | None, batch_size: int) -> tuple[int, int, int, int]:
+def image_shape_for(model: Any, image_size: int | None, batch_size: int) -> tuple[int, ...]:
     """The shape of the images to measure with: of the size asked for, else of what the network was published for.
 
     Raises:
         ValueError: too small for the network, with the smallest that works; too large for any machine; unknown.
     """
     spec = getattr(model, "spec", None)
+    if getattr(spec, "is_language_model", False):
+        return _tokens_shape(spec, image_size, batch_size)
     size = image_size
     if size is None:
         size = getattr(spec, "image_size", None)
@@ -62,3 +64,14 @@ def image_shape_for(model: Any, image_size: int | None, batch_size: int) -> tupl
             "give a smaller batch_size or image_size"
         )
     return batch_size, channels, size, size
+
+
+def _tokens_shape(spec: Any, image_size: int | None, batch_size: int) -> tuple[int, ...]:
+    from zoo.lstm import TOKENS
+
+    if image_size is not None:
+        raise ValueError(f"measure: image_size={image_size}: a language model reads no images: leave it out")
+    if batch_size * TOKENS > MOST_INPUT_VALUES:
+        raise ValueError(f"measure: batch_size={batch_size} texts are more than any machine holds: give a smaller one")
+    shape: tuple[int, ...] = spec.sequence_shape(TOKENS, batch_size)
+    return shape

@@ -146,7 +146,13 @@ COMPARED: tuple[Mapping[str, Any], ...] = (
 
 
 def compared_flags(config: Any) -> list[dict[str, Any]]:
-    """Those of `COMPARED` that the family of a config is built with."""
+    """Those of `COMPARED` that the family of a config is built with.
+
+    Example:
+        >>> from zoo.lstm import LSTMConfig
+        >>> compared_flags(LSTMConfig())
+        [{}, {'efficient': True}]
+    """
     found = []
     for flags in COMPARED:
         with contextlib.suppress(ValueError):

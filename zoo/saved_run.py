@@ -10,6 +10,7 @@ from typing import Any
 
 import zoo.frameworks
 from zoo.densenet import DenseNetConfig
+from zoo.lstm import LSTMConfig
 from zoo.mobilenet_v2 import MobileNetV2Config
 from zoo.options import TrainingError
 from zoo.policy import MemoryPolicy
@@ -17,7 +18,7 @@ from zoo.resnet import ResNetConfig
 from zoo.run_folder import CONFIG, RunFolder, RunFolderError, read_config
 
 CONFIGS: Mapping[str, type] = MappingProxyType(
-    {"densenet": DenseNetConfig, "resnet": ResNetConfig, "mobilenet_v2": MobileNetV2Config}
+    {"densenet": DenseNetConfig, "resnet": ResNetConfig, "mobilenet_v2": MobileNetV2Config, "lstm": LSTMConfig}
 )
 EPOCHS = ("best", "last")
 

@@ -13,7 +13,7 @@ from tiny_densenet import assert_same as assert_near
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pytorch_models import DenseNet, MobileNetV2, ResNet
+from pytorch_models import LSTM, DenseNet, MobileNetV2, ResNet
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ _LEVELS = tuple({"opt_memory": level} for level in (3, 4))
 _DENSENET = {"growth_rate": 4, "block_config": (3, 2), "num_init_features": 6, "bn_size": 2, "num_classes": 5}
 _RESNET = {"layers": (2, 2), "width": 8, "num_classes": 5}
 _BOTTLENECK = {**_RESNET, "block": "bottleneck"}
+_LSTM = {"input_size": 3, "hidden_size": 4, "num_classes": 5}
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "densenet": Family(
@@ -47,6 +48,10 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "resnet, padding": Family(partial(ResNet, **_RESNET, shortcut="padding"), (5, 3, 12, 12)),
         "resnet, pre-activation": Family(partial(ResNet, **_BOTTLENECK, pre_activation=True), (5, 3, 12, 12)),
         "resnet, keras": Family(partial(ResNet, **_BOTTLENECK, small_inputs=False, flavour="keras"), (4, 3, 40, 40)),
+        "lstm": Family(partial(LSTM, **_LSTM, drop_rate=0.2), (5, 1, 40, 3), flags=({"efficient": True},)),
+        "lstm, bidirectional": Family(
+            partial(LSTM, **_LSTM, bidirectional=True), (5, 1, 40, 3), flags=({"efficient": True},)
+        ),
         "mobilenet_v2": Family(partial(MobileNetV2, width_mult=0.1, num_classes=5), (6, 3, 64, 64)),
     }
 )

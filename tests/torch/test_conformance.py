@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -16,7 +15,7 @@ from tiny_densenet import step
 from torch import nn
 from torch.nn import functional as F
 
-from pytorch_models import feature_extractor, measure_step
+from pytorch_models import LSTM, feature_extractor, measure_step
 from pytorch_models.saving import tiles
 
 ROWS = [(family, flags) for family in FAMILIES.values() for flags in family.flags]
@@ -96,7 +95,8 @@ def test_five_steps_of_training_end_alike(family: Family, flags: Flags, momentum
             F.cross_entropy(model(inputs_of(family, seed=seed)), torch.arange(len(inputs_of(family))) % 5).backward()
             optimiser.step()
     plain, other = (dict(model.state_dict()) for model in models)
-    assert {int(other[name]) for name in other if name.endswith("num_batches_tracked")} == {5}
+    counts = {int(other[name]) for name in other if name.endswith("num_batches_tracked")}
+    assert counts == ({5} if norms_of(models[0]) else set())
     assert_same(other, plain, tolerance=1e-9)
 
 
@@ -177,9 +177,11 @@ def test_bytes_fall_and_are_the_same_under_fake_tensors(family: Family) -> None:
         model = family.build(**flags)
         fake = measure_step(model, family.inputs, execute=False)
         real = measure_step(model, family.inputs, repeats=0)
-        assert (real.saved_bytes, real.peak_bytes) == (fake.saved_bytes, fake.peak_bytes)
+        assert real.saved_bytes == fake.saved_bytes
+        # Not equal for an LSTM: oneDNN's operators make some values of a few bytes that fake ones do not.
+        assert real.peak_bytes == pytest.approx(fake.peak_bytes, abs=64 if isinstance(model, LSTM) else 0)
         saved.append(fake.saved_bytes)
-    assert saved[2] <= saved[1] < saved[0], saved
+    assert saved[-1] <= saved[1] < saved[0], saved
 
 
 @every_row
@@ -198,20 +200,22 @@ def test_finite_differences(family: Family, flags: Flags) -> None:
             module.p = 0.0
         if hasattr(module, "drop_rate"):
             module.drop_rate = 0.0
+        if isinstance(module, nn.LSTM):
+            module.dropout = 0.0
     torch.autograd.gradcheck(model, (inputs_of(family)[:2].requires_grad_(),), fast_mode=True)
 
 
-@pytest.mark.parametrize(("first", "second"), list(itertools.combinations(Family.flags, 2)))
 @every_family
-def test_a_copy_and_a_pickled_copy_behave_alike(family: Family, first: Flags, second: Flags) -> None:
-    _, model = pair_of(family, first)
+def test_a_copy_and_a_pickled_copy_behave_alike(family: Family) -> None:
+    flags = family.flags[0]
+    _, model = pair_of(family, flags)
     expected = step(model, inputs_of(family))
-    assert copy.deepcopy(model).policy == model.policy != family.build(**second).policy
-    _, again = pair_of(family, first)
+    assert copy.deepcopy(model).policy == model.policy != family.build().policy
+    _, again = pair_of(family, flags)
     assert_same(step(copy.deepcopy(again), inputs_of(family)), expected, tolerance=0)
 
 
-@every_row
+@pytest.mark.parametrize(("family", "flags"), [row for row in ROWS if len(row[0].inputs) == 4])
 def test_gradient_checkpointing_keeps_less_and_changes_no_number(family: Family, flags: Flags) -> None:
     plain, other = pair_of(family, flags)
     before = measure_step(other, family.inputs, dtype=torch.float64, execute=False).saved_bytes
@@ -220,7 +224,7 @@ def test_gradient_checkpointing_keeps_less_and_changes_no_number(family: Family,
     assert_same(step(other, inputs_of(family)), step(plain, inputs_of(family)))
 
 
-@every_family
+@pytest.mark.parametrize("family", [family for family in FAMILIES.values() if len(family.inputs) == 4])
 def test_feature_maps_shrink(family: Family) -> None:
     features = feature_extractor(family.build(efficient=True))
     assert list(features.reductions) == sorted(set(features.reductions))
