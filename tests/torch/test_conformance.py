@@ -224,7 +224,7 @@ def test_gradient_checkpointing_keeps_less_and_changes_no_number(family: Family,
     assert_same(step(other, inputs_of(family)), step(plain, inputs_of(family)))
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES.values() if len(family.inputs) == 4])
+@pytest.mark.parametrize("family", [family for family in FAMILIES.values() if family.build.func is not LSTM])
 def test_feature_maps_shrink(family: Family) -> None:
     features = feature_extractor(family.build(efficient=True))
     assert list(features.reductions) == sorted(set(features.reductions))
