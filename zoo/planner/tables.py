@@ -1,0 +1,138 @@
+"""The chain solver's tables: the least seconds of every stretch of a chain in every room."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from zoo.planner.graph import CostGraph, Option
+from zoo.planner.smallest import rerun_peaks
+from zoo.planner.walk import Keep, Split, Stretch
+
+
+class Tables:
+    """Least seconds of every stretch for every room, in slots.
+
+    `held[s, t]` is a row over rooms for parts s..t whose input lies outside the room. `loose[s, t]`: the input lies
+    inside and is dropped after the forward of s. `split[t, j]`: parts j..t as the later half, their input inside, plus
+    the seconds of running everything before j once, so that halves add up to one minimum.
+    """
+
+    def __init__(self, chain: CostGraph, unit: int, slots: int) -> None:
+        self.parts, self.unit, self.slots = chain.parts, unit, slots
+        count = len(chain.parts)
+        self.output = np.array([self._slots_of(part.output_bytes) for part in chain.parts])
+        # Index -1 is the gradient of the chain's input.
+        gradients = [part.gradient_bytes for part in chain.parts] + [chain.input_gradient_bytes]
+        self.gradient = np.array([self._slots_of(size) for size in gradients])
+        self.rerun = rerun_peaks(
+            self.output, np.array([self._slots_of(part.rerun.forward_bytes) for part in chain.parts])
+        )
+        self.before = np.concatenate([[0.0], np.cumsum([part.rerun.forward_seconds for part in chain.parts])])
+        self.may_drop = any(not option.needs_input for part in chain.parts for option in part.options)
+        shape = (count, count, slots + 1)
+        self.held, self.split = np.full(shape, np.inf), np.full(shape, np.inf)
+        self.loose = np.full(shape if self.may_drop else (0,), np.inf)
+        self.first_held = np.full((count, count), slots + 1)
+        self.first_split = np.full((count, count), slots + 1)
+        for length in range(count):
+            for s in range(count - length):
+                self._fill(s, s + length)
+        self.least_room = int(self.first_held[0, count - 1])
+
+    def _slots_of(self, size: int) -> int:
+        return (2 * size + self.unit) // (2 * self.unit)
+
+    def _fill(self, s: int, t: int) -> None:
+        row = self.held[s, t]
+        if s < t:
+            halves = self._halves(s, t)
+            np.min(halves, axis=0, out=row)
+            row -= self.before[s]
+        self._keeping(row, s, t, loose=False)
+        if self.may_drop and s:
+            self._keeping(self.loose[s, t], s, t, loose=True)
+        self.first_held[s, t] = np.isfinite(row).argmax() if np.isfinite(row[-1]) else self.slots + 1
+        if s:
+            later = self.split[t, s]
+            offset = self.output[s - 1]
+            later[offset:] = row[: len(row) - offset]
+            if self.may_drop:
+                np.minimum(later, self.loose[s, t], out=later)
+            later += self.before[s]
+            self.first_split[t, s] = np.isfinite(later).argmax() if np.isfinite(later[-1]) else self.slots + 1
+
+    def _halves(self, s: int, t: int) -> np.ndarray:
+        """Row j - s - 1: seconds if the later half starts at j; one too many `before[s]` in each."""
+        halves = self.split[t, s + 1 : t + 1] + self.held[s, s:t]
+        needed = self.gradient[t] + self.rerun[s, s + 1 : t + 1]
+        anyway = np.maximum(self.first_split[t, s + 1 : t + 1], self.first_held[s, s:t])
+        for row in np.flatnonzero(needed > anyway):  # seldom: a forward pass needs more than any backward
+            halves[row, : needed[row]] = np.inf
+        return halves
+
+    def _keeping(self, row: np.ndarray, s: int, t: int, loose: bool) -> None:
+        """Lower `row` to what keeping part s first takes."""
+        for option in self.parts[s].options:
+            if loose and option.needs_input:
+                continue
+            least, kept, apart = self._needs(option, s, t, loose)
+            if least > self.slots:
+                continue
+            seconds = option.forward_seconds + option.backward_seconds
+            if s == t:
+                np.minimum(row[least:], seconds, out=row[least:])
+                continue
+            rest = self.held[s + 1, t, least - kept - apart : len(row) - kept - apart]
+            np.minimum(row[least:], rest + seconds, out=row[least:])
+            if self.may_drop and not option.keeps_output:
+                rest = self.loose[s + 1, t, least - kept : len(row) - kept]
+                np.minimum(row[least:], rest + seconds, out=row[least:])
+
+    def _needs(self, option: Option, s: int, t: int, loose: bool) -> tuple[int, int, int]:
+        """Slots: the least room for keeping s by `option`; what it keeps; its output, if that is apart."""
+        kept = self._slots_of(option.resident_bytes)
+        apart = 0 if option.keeps_output else int(self.output[s])
+        forward = int(self.gradient[t]) + kept + apart + self._slots_of(option.forward_bytes)
+        forward += int(self.output[s - 1]) if loose else 0
+        backward = int(self.gradient[s] + self.gradient[s - 1]) + kept + self._slots_of(option.backward_bytes)
+        return max(forward, backward), kept, apart
+
+    def decide(self, stretch: Stretch) -> Keep | Split:
+        """The fastest decision for a stretch."""
+        s, t, room = stretch.first, stretch.last, stretch.room
+        seconds, decision = min(self._choices(stretch), key=lambda choice: choice[0])
+        if stretch.loose or s == t:
+            return decision
+        halves = self.split[t, s + 1 : t + 1, room] + self.held[s, s:t, room]
+        halves[self.gradient[t] + self.rerun[s, s + 1 : t + 1] > room] = np.inf
+        j = s + 1 + int(halves.argmin())
+        if halves[j - s - 1] - self.before[s] >= seconds:
+            return decision
+        apart = room - int(self.output[j - 1])
+        held = self.held[j, t, apart] if apart >= 0 else np.inf
+        loose = self.may_drop and self.loose[j, t, room] < held
+        later = Stretch(room, j, t, loose=True) if loose else Stretch(apart, j, t)
+        return Split(later=later, earlier=Stretch(room, s, j - 1))
+
+    def _choices(self, stretch: Stretch) -> Iterator[tuple[float, Keep]]:
+        """Seconds of keeping the first part by each option that fits; (inf, the first option) at the least."""
+        s, t, room = stretch.first, stretch.last, stretch.room
+        yield math.inf, Keep(0, None)
+        for index, option in enumerate(self.parts[s].options):
+            if stretch.loose and option.needs_input:
+                continue
+            least, kept, apart = self._needs(option, s, t, stretch.loose)
+            if least > room:
+                continue
+            seconds = option.forward_seconds + option.backward_seconds
+            if s == t:
+                yield seconds, Keep(index, None)
+                continue
+            rest = Stretch(room - kept - apart, s + 1, t)
+            yield seconds + float(self.held[s + 1, t, rest.room]), Keep(index, rest)
+            if self.may_drop and not option.keeps_output:
+                rest = Stretch(room - kept, s + 1, t, loose=True)
+                yield seconds + float(self.loose[s + 1, t, rest.room]), Keep(index, rest)
