@@ -54,8 +54,14 @@ class PlanSpace:
 
     @cached_property
     def fixed(self) -> frozenset[int]:
-        """Operators that must not run twice."""
-        return frozenset(index for index in self.operators if not self.graph.nodes[index].may_mirror)
+        """Operators that must not run twice, and Dropout, which MXNet keeps whatever its mark says."""
+        nodes = self.graph.nodes
+        return frozenset(i for i in self.operators if not nodes[i].may_mirror or nodes[i].op == "Dropout")
+
+    @cached_property
+    def heads(self) -> frozenset[int]:
+        """Nodes whose values are outputs of the network."""
+        return frozenset(source for source, _ in self.graph.heads)
 
     @cached_property
     def everything_kept(self) -> MirrorPlan:
@@ -69,8 +75,7 @@ class PlanSpace:
     def can_copy(self, index: int) -> bool:
         """Whether an identity behind this node helps and is possible."""
         node = self.graph.nodes[index]
-        heads = {source for source, _ in self.graph.heads}
-        return self.copies and node.may_mirror and len(node.shapes) == 1 and index not in heads
+        return self.copies and index not in self.fixed and len(node.shapes) == 1 and index not in self.heads
 
     def keeping(self, outputs: frozenset[int], whole: frozenset[int] = frozenset()) -> MirrorPlan:
         """The plan that keeps the outputs of some nodes, and everything of others."""
@@ -85,14 +90,14 @@ class PlanSpace:
         A node that is not run again holds nothing if its backward reads only what is kept anyway, and if nothing that
         runs again reads it.
         """
+        kept = plan.kept | self.fixed
+        there = kept | plan.copied
         again: set[int] = set()
         for index in reversed(self.operators):
-            if index in plan.kept or index in self.fixed:
+            if index in kept:
                 continue
-            read_again = any(consumer in again for consumer in self.consumers[index]) and index not in plan.copied
-            own = any(source not in plan.kept and source not in plan.copied for source, _ in self.reads[index])
-            own = own or any(source == index for source, _ in self.reads[index])
-            if read_again or own:
+            read_again = index not in plan.copied and any(reader in again for reader in self.consumers[index])
+            if read_again or any(source == index or source not in there for source, _ in self.reads[index]):
                 again.add(index)
         return frozenset(again)
 
@@ -102,14 +107,18 @@ class PlanSpace:
 
     def symbol(self, plan: MirrorPlan) -> Any:
         """The network with the plan's marks and identities."""
-        return mx.sym.load_json(self.symbol_json(plan))
+        return planned_symbol(self.graph, self.mirrored(plan), plan.copied)
 
-    def symbol_json(self, plan: MirrorPlan) -> str:
-        """`symbol` in JSON form."""
-        mirrored = self.mirrored(plan)
-        if not plan.copied:
-            return self.graph.json_with_mirrored(mirrored)
-        return json.dumps(with_copies(json.loads(self.graph.json_with_mirrored(mirrored)), plan.copied))
+
+def planned_symbol(graph: SymbolGraph, mirrored: frozenset[int], copied: frozenset[int]) -> Any:
+    """The network with marks on `mirrored` and identities behind `copied`."""
+    return mx.sym.load_json(planned_json(graph, mirrored, copied))
+
+
+def planned_json(graph: SymbolGraph, mirrored: frozenset[int], copied: frozenset[int]) -> str:
+    """`planned_symbol` in JSON form."""
+    text = graph.json_with_mirrored(mirrored)
+    return json.dumps(with_copies(json.loads(text), copied)) if copied else text
 
 
 def with_copies(content: Mapping[str, Any], copied: frozenset[int]) -> dict[str, Any]:

@@ -1,0 +1,205 @@
+"""The search for a plan: zoo's planner proposes cuts, then single changes are tried on the cost that MXNet counts."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from mxnet_memonger.costs import Costs
+from mxnet_memonger.mirror_plan import MirrorPlan, PlanSpace
+from mxnet_memonger.operators import is_matrix_work
+from mxnet_memonger.planning import CutGraph
+from zoo.planner import CutSolver
+
+SMALLEST_SHARE = 2000  # nodes with less than a two-thousandth of all bytes are not tried one by one
+MOST_SINGLE_NODES = 1200
+MOST_PROPOSALS = 24  # of the planner's plans that are bound before single changes
+NEARBY = 3  # how far a kept node is shifted, in nodes that may be kept
+ENOUGH = 0.0005  # a round of changes that gains less than this share is the last
+T = TypeVar("T")
+Rank = Callable[["Point"], tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a plan is changed by: nodes whose outputs are kept, and nodes kept as they would be without a plan."""
+
+    outputs: frozenset[int]
+    whole: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Point:
+    """A plan that was bound: what MXNet allocates for it, and the work done again."""
+
+    choice: Choice
+    plan: MirrorPlan
+    bytes: int
+    flops: int
+
+
+@dataclass
+class Search:
+    """Everything that was bound so far for one network, and the means to bind more.
+
+    Args:
+        space: the network.
+        cut_graph: where it can be cut.
+        costs: binds plans.
+        deadline: of `time.monotonic()`, after which nothing new is tried.
+        seed: of the order in which changes are tried.
+    """
+
+    space: PlanSpace
+    cut_graph: CutGraph
+    costs: Costs
+    deadline: float
+    seed: int = 0
+    points: dict[MirrorPlan, Point] = field(default_factory=dict)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() >= self.deadline
+
+    def bind(self, choices: Iterable[Choice]) -> list[Point]:
+        """Points of these choices; those already known are not bound again."""
+        chosen = [(choice, self.space.keeping(choice.outputs, choice.whole)) for choice in choices]
+        new = list(dict.fromkeys(plan for _, plan in chosen if plan not in self.points))
+        known = {plan: choice for choice, plan in chosen}
+        for plan, size in zip(new, self.costs.many(new), strict=True):
+            self.points[plan] = Point(known[plan], plan, size, self.space.flops(plan))
+        return [self.points[plan] for _, plan in chosen]
+
+    def propose(self) -> None:
+        """Bind where to start from: the unplanned network, the planner's plans, every cut kept, every cheap node."""
+        cuts, space = self.cut_graph, self.space
+        everything = Choice(frozenset(), frozenset(space.operators))
+        every_cut = frozenset[int]().union(*cuts.cuts)
+        starts = [everything, Choice(every_cut), Choice(frozenset(self._free_to_keep()))]
+        if cuts.cuts:
+            found = CutSolver(cuts.chain).frontier()
+            step = max(1, len(found) // MOST_PROPOSALS)
+            for plan in found[:: step if self.costs_much else 1]:
+                mirror_plan = cuts.plan(plan)
+                whole = frozenset[int]().union(*(cuts.gaps[gap] for gap in plan.whole)) & mirror_plan.kept
+                starts.append(Choice((mirror_plan.kept | mirror_plan.copied) - whole, whole))
+        for some in _batches(starts, max(4, self.costs.batch)):
+            self.bind(some)
+            if self.is_over:
+                return
+
+    @property
+    def costs_much(self) -> bool:
+        """Whether the network is so large that only a few dozen plans can be bound."""
+        return len(self.space.operators) > 4 * MOST_SINGLE_NODES
+
+    def _free_to_keep(self) -> Iterator[int]:
+        """Sums and concatenations: kept, they hold nothing beside their outputs."""
+        nodes = self.space.graph.nodes
+        for index in self.space.operators:
+            if not self.space.reads[index] and len(nodes[index].inputs) > 1 and not is_matrix_work(nodes[index].op):
+                yield index
+
+    def climb(self, start: Point, rank: Rank) -> Point:
+        """Change one thing at a time, as long as it improves the rank (less is better) and there is time."""
+        best, order = start, random.Random(self.seed)
+        while not self.is_over:
+            before = rank(best)
+            for changes in _batches(self._changes(best, order), self.costs.batch):
+                if self.is_over:
+                    break
+                # A change is one of the best at the time it was thought of; after an improvement it starts from there.
+                found = min(self.bind(change(best.choice) for change in changes), key=rank)
+                if rank(found) < rank(best):
+                    best = found
+            if not _is_better_by(before, rank(best), ENOUGH):
+                break
+        return best
+
+    def _changes(self, at: Point, order: random.Random) -> list[Callable[[Choice], Choice]]:
+        """Every single change worth trying, in random order."""
+        changes: list[Callable[[Choice], Choice]] = []
+        nodes = self._single_nodes()
+        place = {index: number for number, index in enumerate(nodes)}
+        for index in nodes:
+            changes.append(_flip_output(index))
+            if index in at.choice.outputs:
+                near = range(max(0, place[index] - NEARBY), min(len(nodes), place[index] + NEARBY + 1))
+                changes += [_shift(index, nodes[other]) for other in near if nodes[other] != index]
+        cuts = self.cut_graph.cuts
+        if self.costs_much or not nodes:
+            held = [number for number, cut in enumerate(cuts) if cut <= at.choice.outputs]
+            for number in held:
+                changes.append(_swap(cuts[number], frozenset()))
+                near = (other for other in (number - 1, number + 1) if 0 <= other < len(cuts) and other not in held)
+                changes += [_swap(cuts[number], cuts[other]) for other in near]
+        if not self.costs_much:
+            changes += [_flip_whole(group) for group in (*self.cut_graph.gaps, *self._units()) if group]
+        order.shuffle(changes)
+        return changes
+
+    def _single_nodes(self) -> list[int]:
+        if self.costs_much:
+            return []
+        nodes, fixed = self.space.graph.nodes, self.space.fixed
+        least = sum(nodes[index].output_bytes for index in self.space.operators) // SMALLEST_SHARE
+        large = [i for i in self.space.operators if i not in fixed and nodes[i].output_bytes >= max(1, least)]
+        return large if len(large) <= MOST_SINGLE_NODES else []
+
+    def _units(self) -> list[frozenset[int]]:
+        """Each convolution or matrix product with what follows it up to the next."""
+        groups: dict[int, set[int]] = {}
+        unit: dict[int, int] = {}
+        for index in self.space.operators:
+            node = self.space.graph.nodes[index]
+            before = [unit[source] for source, _ in node.inputs if source in unit]
+            unit[index] = index if is_matrix_work(node.op) or not before else max(before)
+            groups.setdefault(unit[index], set()).add(index)
+        return [frozenset(group) for group in groups.values()]
+
+    def frontier(self) -> list[Point]:
+        """Points none of which needs both more memory and more work than another, from least memory to least work."""
+        found: list[Point] = []
+        for point in sorted(self.points.values(), key=lambda point: (point.bytes, point.flops)):
+            if not found or point.flops < found[-1].flops:
+                found.append(point)
+        return found
+
+
+def _flip_output(index: int) -> Callable[[Choice], Choice]:
+    return lambda choice: Choice(choice.outputs ^ {index}, choice.whole - {index})
+
+
+def _shift(index: int, other: int) -> Callable[[Choice], Choice]:
+    return lambda choice: Choice((choice.outputs - {index}) | {other}, choice.whole)
+
+
+def _swap(leaving: frozenset[int], coming: frozenset[int]) -> Callable[[Choice], Choice]:
+    return lambda choice: Choice((choice.outputs - leaving) | coming, choice.whole)
+
+
+def _flip_whole(group: frozenset[int]) -> Callable[[Choice], Choice]:
+    def change(choice: Choice) -> Choice:
+        if group <= choice.whole:
+            return Choice(choice.outputs, choice.whole - group)
+        return Choice(choice.outputs, choice.whole | group)
+
+    return change
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[Sequence[T]]:
+    rest = iter(items)
+    while some := list(itertools.islice(rest, size)):
+        yield some
+
+
+def _is_better_by(before: tuple[float, ...], after: tuple[float, ...], share: float) -> bool:
+    for old, new in zip(before, after, strict=True):
+        if old != new:
+            return old - new > share * abs(old)
+    return False
