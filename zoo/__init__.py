@@ -17,7 +17,7 @@ from typing import Any
 
 from zoo import densenet, frameworks
 from zoo.choices import unknown
-from zoo.measuring import IMAGE_CHANNELS, image_size_for, measure_or_explain
+from zoo.measuring import image_shape_for, measure_or_explain
 from zoo.policy import MemoryPolicy
 from zoo.report import MemoryReport
 
@@ -162,10 +162,10 @@ def measure(
         given = ", ".join(flags)
         raise TypeError(f"measure: {given} given with a model that is built already: give its name instead")
     model = create_model(name_or_model, framework, **flags) if isinstance(name_or_model, str) else name_or_model
-    size = image_size_for(model, image_size, batch_size)
+    shape = image_shape_for(model, image_size, batch_size)
     package = frameworks.load(framework)
     package.check_device(device, False)
-    report = measure_or_explain(package, model, (batch_size, IMAGE_CHANNELS, size, size), device)
+    report = measure_or_explain(package, model, shape, device)
     return dataclasses.replace(report, model=name_or_model) if isinstance(name_or_model, str) else report
 
 

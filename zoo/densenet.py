@@ -6,14 +6,20 @@ tables 1 (ImageNet) and 2 (CIFAR).
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-# Ten times what anybody has published, and less than exhausts a machine before training begins.
-MOST_LAYERS = 10_000
-MOST_PARAMETERS = 2 * 10**9
+from zoo.field_checks import (
+    MOST_LAYERS,
+    check_choice,
+    check_integer,
+    check_integers,
+    check_number,
+    check_parameters,
+    check_switch,
+)
+
 NORM_EPSILON: Mapping[str, float] = MappingProxyType({"torchvision": 1e-5, "keras": 1.001e-5})
 
 
@@ -51,35 +57,25 @@ class DenseNetConfig:
     flavour: str = "torchvision"
 
     def __post_init__(self) -> None:
-        blocks = self.block_config
-        if isinstance(blocks, (str, bytes)) or not hasattr(blocks, "__iter__"):
-            raise TypeError(f"block_config must be a sequence of layer counts such as (16, 16, 16), not {blocks!r}")
-        layers = tuple(_check_integer(f"block_config[{i}]", count, minimum=1) for i, count in enumerate(blocks))
+        layers = check_integers("block_config", self.block_config, 1, (16, 16, 16))
         object.__setattr__(self, "block_config", layers)
-        if not layers:
-            raise ValueError("block_config is empty: give the number of layers of at least one dense block")
         if sum(layers) > MOST_LAYERS:
             raise ValueError(f"block_config must hold at most {MOST_LAYERS} layers together, not {sum(layers)}")
         for name, minimum in (("growth_rate", 1), ("num_init_features", 1), ("bn_size", 0), ("num_classes", 1)):
-            object.__setattr__(self, name, _check_integer(name, getattr(self, name), minimum))
-        if not isinstance(self.small_inputs, bool):
-            raise TypeError(f"small_inputs must be True or False, not {self.small_inputs!r}")
-        _check_fraction("compression", self.compression)
+            object.__setattr__(self, name, check_integer(name, getattr(self, name), minimum))
+        check_switch("small_inputs", self.small_inputs)
+        check_number("compression", self.compression)
         if not 0 < self.compression <= 1:
             raise ValueError(f"compression must be in (0, 1], not {self.compression}")
-        _check_fraction("drop_rate", self.drop_rate)
+        check_number("drop_rate", self.drop_rate)
         if not 0 <= self.drop_rate < 1:
             raise ValueError(f"drop_rate must be in [0, 1), not {self.drop_rate}")
-        if self.flavour not in NORM_EPSILON:
-            raise ValueError(f"flavour must be one of {', '.join(NORM_EPSILON)}, not {self.flavour!r}")
+        check_choice("flavour", self.flavour, NORM_EPSILON)
         for width in self.block_widths()[:-1]:
             if int(width * self.compression) < 1:
                 raise ValueError(f"compression={self.compression} leaves no channel of {width} after a transition")
-        if self.count_parameters() > MOST_PARAMETERS:
-            raise ValueError(
-                f"this DenseNet would have {self.count_parameters():,} parameters, more than {MOST_PARAMETERS:,}: "
-                "lower growth_rate, block_config, bn_size, num_init_features or num_classes"
-            )
+        lower = "growth_rate, block_config, bn_size, num_init_features or num_classes"
+        check_parameters("DenseNet", self.count_parameters(), lower)
 
     @classmethod
     def from_depth(
@@ -93,7 +89,7 @@ class DenseNetConfig:
         Raises:
             ValueError: a depth that does not divide so, with the nearest that do.
         """
-        _check_integer("depth", depth, minimum=1)
+        check_integer("depth", depth, minimum=1)
         per_step = 6 if bottleneck else 3
         layers, rest = divmod(depth - 4, per_step)
         if rest or layers < 1:
@@ -140,6 +136,28 @@ class DenseNetConfig:
         """Added to a norm's variance."""
         return NORM_EPSILON[self.flavour]
 
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images the network was published for, in pixels."""
+        return 32 if self.small_inputs else 224
+
+    def smallest_image_size(self, batch_size: int) -> int:
+        """The fewest pixels it can be trained on.
+
+        Every transition halves the size, rounding down; the ImageNet stem quarters it before, rounding up. A single
+        image needs two pixels at the end, because a norm cannot train on one value per channel.
+
+        Example:
+            >>> DenseNetConfig().smallest_image_size(batch_size=64), VARIANTS["densenet121"].smallest_image_size(64)
+            (4, 29)
+        """
+        after_stem = (1 if batch_size > 1 else 2) << (len(self.block_config) - 1)
+        return after_stem if self.small_inputs else 4 * after_stem - 3
+
+    def in_words(self) -> str:
+        """The shape of the network, on a line."""
+        return f"DenseNet, blocks {'-'.join(map(str, self.block_config))}, growth rate {self.growth_rate}"
+
     def block_widths(self) -> tuple[int, ...]:
         """Channels at the end of each dense block."""
         widths, channels = [], self.num_init_features
@@ -147,19 +165,6 @@ class DenseNetConfig:
             widths.append(channels + layers * self.growth_rate)
             channels = int(widths[-1] * self.compression)
         return tuple(widths)
-
-
-def _check_integer(name: str, value: object, minimum: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, not {value}")
-    return int(value)
-
-
-def _check_fraction(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, not {value!r}")
 
 
 def _imagenet(growth_rate: int, blocks: tuple[int, ...], stem: int) -> DenseNetConfig:

@@ -7,7 +7,7 @@ from typing import Any
 
 from zoo.report import MIB, MemoryReport
 
-SMALL_IMAGE_SIZE, LARGE_IMAGE_SIZE, IMAGE_CHANNELS = 32, 224, 3
+IMAGE_CHANNELS = 3
 MOST_INPUT_VALUES = 2**50  # more are a slip of the pen, and overflow what counts the bytes
 
 
@@ -35,44 +35,30 @@ def measure_or_explain(package: ModuleType, model: Any, shape: tuple[int, ...], 
     )
 
 
-def image_size_for(model: Any, image_size: int | None, batch_size: int) -> int:
-    """The height and width to measure with: as asked for, else what the network was published for.
+def image_shape_for(model: Any, image_size: int | None, batch_size: int) -> tuple[int, int, int, int]:
+    """The shape of the images to measure with: of the size asked for, else of what the network was published for.
 
     Raises:
         ValueError: too small for the network, with the smallest that works; too large for any machine; unknown.
     """
     config = getattr(model, "config", None)
-    small_inputs = getattr(config, "small_inputs", None)
     size = image_size
     if size is None:
-        if small_inputs is None:
+        size = getattr(config, "image_size", None)
+        if size is None:
             kind = type(model).__name__
             raise ValueError(f"measure: {kind} has no config that tells its image size: give image_size=<pixels>")
-        size = SMALL_IMAGE_SIZE if small_inputs else LARGE_IMAGE_SIZE
-    if small_inputs is not None:
-        least = smallest_image_size(len(getattr(config, "block_config", ())), small_inputs, batch_size)
-        if size < least:
-            raise ValueError(
-                f"measure: image_size={size} is too small: this network halves it until nothing is left; "
-                f"with batch_size={batch_size} the smallest that works is {least}"
-            )
-    if batch_size * IMAGE_CHANNELS * size**2 > MOST_INPUT_VALUES:
+    smallest = getattr(config, "smallest_image_size", None)
+    least = 1 if smallest is None else smallest(batch_size)
+    if size < least:
+        raise ValueError(
+            f"measure: image_size={size} is too small: this network halves it until nothing is left; "
+            f"with batch_size={batch_size} the smallest that works is {least}"
+        )
+    channels = getattr(config, "in_chans", IMAGE_CHANNELS)
+    if batch_size * channels * size**2 > MOST_INPUT_VALUES:
         raise ValueError(
             f"measure: batch_size={batch_size} images of {size} x {size} pixels are more than any machine holds: "
             "give a smaller batch_size or image_size"
         )
-    return size
-
-
-def smallest_image_size(blocks: int, small_inputs: bool, batch_size: int) -> int:
-    """The fewest pixels that a DenseNet of so many blocks can be trained on.
-
-    Every transition halves the size, rounding down; the ImageNet stem quarters it before, rounding up. A single
-    image needs two pixels at the end, because a norm cannot train on one value per channel.
-
-    Example:
-        >>> smallest_image_size(3, small_inputs=True, batch_size=64), smallest_image_size(4, False, 64)
-        (4, 29)
-    """
-    after_stem = (1 if batch_size > 1 else 2) << max(blocks - 1, 0)
-    return after_stem if small_inputs else 4 * after_stem - 3
+    return batch_size, channels, size, size

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from zoo.field_checks import check_integer
+
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
@@ -63,7 +65,7 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         for name, minimum in (("n_epochs", 1), ("batch_size", 1), ("valid_size", 0), ("seed", 0), ("num_workers", 0)):
-            _check_integer(name, getattr(self, name), minimum)
+            check_integer(name, getattr(self, name), minimum)
         if self.seed >= 2**63:
             raise ValueError(f"seed must be below 2**63, not {self.seed}")
         for name in ("lr", "wd", "momentum"):
@@ -116,13 +118,6 @@ class TrainingResult:
     device: str = "cpu"
     folder: Path | None = None
     metrics: tuple[Mapping[str, float | int | None], ...] = ()
-
-
-def _check_integer(name: str, value: object, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, not {value}")
 
 
 def _check_number(name: str, value: object) -> None:

@@ -12,8 +12,10 @@ class MemoryPolicy:
     """What a model keeps for its backward pass.
 
     Args:
-        efficient: exact saving. Features are kept once, everything cheap is recomputed.
-        keep_bottleneck: with `efficient`, keep the 1x1 outputs too: more bytes, less time.
+        efficient: exact saving, least memory. One tensor is kept per convolution or less, everything cheap is
+            recomputed: DenseNet's 1x1 convolutions, the last convolution of a ResNet's or MobileNetV2's block,
+            MobileNetV2's expansions.
+        keep_bottleneck: with `efficient`, keep every convolution's output: more bytes, less time.
         opt_memory: one of the five classic DenseNet levels instead of `efficient`:
             0 plain; 1 in-place activations; 2 shared gradient buffers; 3 shared feature storage;
             4 BatchNorm outputs recomputed as well (what `efficient` with `keep_bottleneck` does).
@@ -56,6 +58,18 @@ class MemoryPolicy:
         if not self.efficient:
             return "plain"
         return "efficient, keep_bottleneck" if self.keep_bottleneck else "efficient"
+
+    def refuse_levels(self, family: str) -> None:
+        """For families other than DenseNet, whose levels the classic ones are.
+
+        Raises:
+            ValueError: a level was given.
+        """
+        if self.opt_memory is not None:
+            raise ValueError(
+                f"opt_memory={self.opt_memory}: the levels are DenseNet's; give efficient=True (least memory), "
+                f"or efficient=True, keep_bottleneck=True (only elementwise work is done again) for {family}"
+            )
 
     @property
     def inplace_activations(self) -> bool:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pytorch_models.saving.dense_call import BlockCall, Unit
+from pytorch_models.saving.dense_call import BlockCall
 from pytorch_models.saving.dropout import drop_gradient
 from pytorch_models.saving.norm import Affine, affine
 from pytorch_models.saving.passes import subtract_terms
 from pytorch_models.saving.saved import SavedTensors
 from pytorch_models.saving.tiles import empty_channels_last
+from pytorch_models.saving.unit_call import Unit
 from pytorch_models.saving.units import UnitBackward, forward_unit
 
 
@@ -97,6 +98,7 @@ class BlockBackward:
             self.saved.parameters[first.parameters],
             self.workspace,
             gradient=gradient,
+            dtype=gradient.dtype,
             values=features,
             activations=kept.get("activation1"),
             needs=self.needs[first.parameters],
@@ -105,7 +107,7 @@ class BlockBackward:
         target = self.gradient[:, : layer.in_features] if needs_below else None
         self.parameter_gradients[first.parameters] = backward.run(target, accumulate=True)
         if needs_below and first.batch_statistics:
-            constant, slope = backward.norm_gradient.corrections(self.count)
+            constant, slope = backward.corrections(self.count)
             self.constant[: layer.in_features] += constant
             self.slope[: layer.in_features] += slope
 
@@ -122,6 +124,7 @@ class BlockBackward:
             self.saved.parameters[unit.parameters],
             self.workspace,
             gradient=gradient,
+            dtype=gradient.dtype,
             values=bottleneck,
             activations=self.saved.layers[index].get("activation2"),
             needs=self.needs[unit.parameters],
@@ -129,7 +132,7 @@ class BlockBackward:
         )
         self.parameter_gradients[unit.parameters] = backward.run(target, accumulate=False)
         if target is not None and unit.batch_statistics:
-            subtract_terms(target, bottleneck, norm.mean, *backward.norm_gradient.corrections(self.count))
+            subtract_terms(target, bottleneck, norm.mean, *backward.corrections(self.count))
         return target
 
     def _bottleneck(self, unit: Unit, norm: Affine, features: Tensor, kept: dict[str, Tensor | None]) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from pytorch_models.saving.dense_backward import BlockBackward
-from pytorch_models.saving.dense_call import BlockCall, autocast_to, read_block
+from pytorch_models.saving.dense_call import BlockCall, read_block
 from pytorch_models.saving.dropout import drop
 from pytorch_models.saving.eligibility import PlainPathWarning, graph_is_being_exported, why_block_is_plain
 from pytorch_models.saving.norm import (
@@ -34,6 +34,7 @@ from pytorch_models.saving.norm import (
 from pytorch_models.saving.passes import batch_statistics
 from pytorch_models.saving.saved import SavedTensors
 from pytorch_models.saving.tiles import empty_channels_last
+from pytorch_models.saving.unit_call import autocast_to
 from pytorch_models.saving.units import forward_unit
 from zoo.policy import MemoryPolicy
 

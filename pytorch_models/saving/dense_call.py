@@ -6,7 +6,6 @@ statistics a norm uses, dropout, dtypes) travels in these frozen values.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,62 +14,8 @@ from torch import Tensor, nn
 
 from pytorch_models.saving.norm import uses_batch_statistics
 from pytorch_models.saving.tiles import Workspace, convolution_format, tile_elements
+from pytorch_models.saving.unit_call import UNIT_PARAMETERS, Convolution, Unit, autocast_dtype_of, unit_parameters
 from zoo.policy import MemoryPolicy
-
-
-@dataclass(frozen=True)
-class Convolution:
-    """Geometry of one convolution; weight and bias are given at each call."""
-
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
-
-    @classmethod
-    def of(cls, module: nn.Conv2d) -> Convolution:
-        """Read the geometry off a module."""
-        assert not isinstance(module.padding, str), "checked by eligibility"
-        return cls(module.stride, module.padding, module.dilation, module.groups)
-
-    def forward(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The convolution itself."""
-        return torch.ops.aten.convolution(
-            inputs, weight, bias, self.stride, self.padding, self.dilation, False, [0, 0], self.groups
-        )
-
-    def backward(
-        self, gradient: Tensor, inputs: Tensor, weight: Tensor, *, needs: tuple[bool, bool, bool]
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Gradients of (inputs, weight, bias); those not in `needs` are None."""
-        if needs[0] and any(needs[1:]):
-            # Two calls are faster than one: on a CPU by a fifth of a whole step.
-            d_inputs, _, _ = self.backward(gradient, inputs, weight, needs=(True, False, False))
-            _, d_weight, d_bias = self.backward(gradient, inputs, weight, needs=(False, *needs[1:]))
-            return d_inputs, d_weight, d_bias
-        return torch.ops.aten.convolution_backward(
-            gradient,
-            inputs,
-            weight,
-            [weight.shape[0]],
-            self.stride,
-            self.padding,
-            self.dilation,
-            False,
-            [0, 0],
-            self.groups,
-            needs,
-        )
-
-
-@dataclass(frozen=True)
-class Unit:
-    """norm, ReLU, convolution: the modules' facts, and where their parameters stand among the tensors."""
-
-    norm: nn.BatchNorm2d
-    batch_statistics: bool
-    convolution: Convolution
-    parameters: slice  # norm weight, norm bias, convolution weight, convolution bias
 
 
 @dataclass(frozen=True)
@@ -123,13 +68,14 @@ def read_block(block: nn.ModuleDict, inputs: Tensor, policy: MemoryPolicy) -> tu
         units = []
         for norm, conv in pairs:
             start = len(parameters)
-            parameters += [norm.weight, norm.bias, conv.weight, conv.bias]
-            units.append(Unit(norm, uses_batch_statistics(norm), Convolution.of(conv), slice(start, start + 4)))
+            parameters += unit_parameters(norm, conv)
+            where = slice(start, start + UNIT_PARAMETERS)
+            units.append(Unit(norm, uses_batch_statistics(norm), Convolution.of(conv), where))
         bottleneck = pairs[0][1].out_channels if layer.bottleneck else 0
         drop_rate = layer.drop_rate if layer.training else 0.0
         layers.append(LayerCall(tuple(units), width, bottleneck, pairs[-1][1].out_channels, drop_rate))
         width = layers[-1].channels.stop
-    weight = parameters[-2]  # read once: reading a parametrised weight again would move its state
+    weight = parameters[2 - UNIT_PARAMETERS]  # not read again: that would move a parametrised weight's state
     assert weight is not None, "a convolution has a weight"
     autocast_dtype = autocast_dtype_of(inputs.device)
     compute_dtype = weight.dtype if autocast_dtype is None or weight.dtype == torch.float64 else autocast_dtype
@@ -142,17 +88,3 @@ def read_block(block: nn.ModuleDict, inputs: Tensor, policy: MemoryPolicy) -> tu
         torch.is_grad_enabled(),
     )
     return call, parameters
-
-
-def autocast_dtype_of(device: torch.device) -> torch.dtype | None:
-    """The dtype autocast uses on this device now, or None where it is off or does not exist."""
-    if not torch.amp.is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
-        return None
-    return torch.get_autocast_dtype(device.type)
-
-
-def autocast_to(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
-    """Autocast to `dtype`, or none for None, whatever surrounds it; nothing on a device that has no autocast."""
-    if not torch.amp.is_autocast_available(device.type):
-        return nullcontext()
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)

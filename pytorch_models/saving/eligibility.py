@@ -6,10 +6,14 @@ Both are looked for here; the caller then takes the plain path and says so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from pytorch_models.saving.activation import ACTIVATIONS, Activation
 
 
 class PlainPathWarning(UserWarning):
@@ -17,8 +21,9 @@ class PlainPathWarning(UserWarning):
 
 
 _HOOK_TABLES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_BATCH_NORM_FORWARD = nn.modules.batchnorm._BatchNorm.forward
 _TAIL = (nn.Conv2d, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Flatten)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -29,13 +34,12 @@ def has_hooks(module: nn.Module) -> bool:
 def _why_unusable(name: str, module: nn.Module, expected: tuple[type[nn.Module], ...]) -> str | None:
     if has_hooks(module):
         return f"a hook is registered on {name}"
-    kinds = [kind for kind in expected if isinstance(module, kind)]
-    forward = _BATCH_NORM_FORWARD if nn.BatchNorm2d in kinds else kinds[0].forward if kinds else None
-    if not kinds or type(module).forward is not forward or "forward" in vars(module):
+    kind = next((kind for kind in expected if isinstance(module, kind)), None)
+    if kind is None or type(module).forward is not kind.forward or "forward" in vars(module):
         wanted = " or ".join(kind.__name__ for kind in expected)
         return f"{name} is a {type(module).__name__}, not a plain {wanted}"
-    if isinstance(module, nn.Conv2d):
-        if type(module)._conv_forward is not nn.Conv2d._conv_forward or "_conv_forward" in vars(module):
+    if isinstance(module, _ConvNd):
+        if type(module)._conv_forward is not vars(kind)["_conv_forward"] or "_conv_forward" in vars(module):
             return f"{name} is a {type(module).__name__} with a convolution of its own"
         if module.padding_mode != "zeros":
             return f"{name} pads by {module.padding_mode!r}"
@@ -68,11 +72,53 @@ def why_block_is_plain(block: nn.ModuleDict, layer_type: type[nn.Module]) -> str
     return None
 
 
-def why_norm_act_is_plain(norm: nn.Module, relu: nn.Module, *tail: nn.Module) -> str | None:
-    """None if norm, ReLU and the modules after them may run as one Function, else the reason they may not."""
-    reasons = [_why_unusable("norm", norm, (nn.BatchNorm2d,)), _why_unusable("relu", relu, (nn.ReLU,))]
+def why_norm_act_is_plain(norm: nn.Module, activation: nn.Module, *tail: nn.Module) -> str | None:
+    """None if norm, activation and the modules after them may run as one Function, else the reason they may not."""
+    reasons = [_why_unusable("norm", norm, (nn.BatchNorm2d, nn.SyncBatchNorm))]
+    reasons += [_why_unusable("relu", activation, ACTIVATIONS)]
     reasons += [_why_unusable(type(module).__name__, module, _TAIL) for module in tail]
     return next((reason for reason in reasons if reason), None)
+
+
+def why_chain_is_plain(steps: Sequence[Any], owner: nn.Module | None, ends_in_a_sum: bool) -> str | None:
+    """None if these `chain_call.Step`s may run as one Function, else the reason they may not.
+
+    Args:
+        owner: the module they belong to; modules between it and them are looked at too.
+        ends_in_a_sum: a shortcut is added.
+    """
+    named = {} if owner is None else {module: name for name, module in owner.named_modules()}
+    for index, step in enumerate(steps):
+        if (step.norm is None and (index > 0 or step.activation is not None)) or (
+            step.convolution is None and index + 1 < len(steps)
+        ):
+            return f"step {index + 1} of {len(steps)} lacks its norm or its convolution"
+        kinds = (_NORMS, ACTIVATIONS, _CONVOLUTIONS)
+        for module, expected in zip((step.norm, step.activation, step.convolution), kinds, strict=True):
+            if module is None:
+                continue
+            name = named.get(module, type(module).__name__)
+            reason = _why_unusable(name, module, expected) or _why_bypassed(name, owner)
+            if reason:
+                return reason
+    after_sum = steps[-1].activation if ends_in_a_sum and steps[-1].convolution is None else None
+    if after_sum is not None and not Activation.of(after_sum).by_output:
+        return f"a {type(after_sum).__name__} after a sum needs its input"
+    return None
+
+
+def _why_bypassed(name: str, owner: nn.Module | None) -> str | None:
+    """Why a container between `owner` and its submodule `name` cannot be left out."""
+    parts = name.split(".")
+    for end in range(1, len(parts) if owner is not None else 0):
+        outer = ".".join(parts[:end])
+        container = owner.get_submodule(outer)  # type: ignore[union-attr]
+        if has_hooks(container):
+            return f"a hook is registered on {outer}"
+        changed = isinstance(container, nn.Sequential) and type(container).forward is not nn.Sequential.forward
+        if changed or "forward" in vars(container):
+            return f"{outer} is a {type(container).__name__} with a forward of its own"
+    return None
 
 
 def graph_is_being_exported() -> bool:

@@ -1,4 +1,4 @@
-"""What `torch.nn.BatchNorm2d` does to its buffers, and which statistics and affine map one call uses.
+"""What `torch.nn.BatchNorm1d/2d/3d` do to their buffers, and which statistics and affine map one call uses.
 
 A fused Function needs these apart: running statistics moved once, in the forward pass, and the same normalisation
 again in the backward pass. Vectors are (C,) in float32, or float64 for float64 data.
@@ -6,10 +6,12 @@ again in the backward pass. Vectors are (C,) in float32, or float64 for float64 
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class Affine(NamedTuple):
@@ -31,24 +33,24 @@ def row(vector: Tensor) -> Tensor:
     return vector.view(1, -1, 1, 1)
 
 
-def uses_batch_statistics(norm: nn.BatchNorm2d) -> bool:
+def uses_batch_statistics(norm: _BatchNorm) -> bool:
     """Whether this norm normalises with the batch's statistics now (training, or no running ones to use)."""
     return norm.training or (norm.running_mean is None and norm.running_var is None)
 
 
-def running_statistics(norm: nn.BatchNorm2d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def running_statistics(norm: _BatchNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Copies of the running mean and variance, which may move before the backward pass reads them."""
     assert norm.running_mean is not None, "a norm without running statistics uses the batch's"
     assert norm.running_var is not None, "a norm without running statistics uses the batch's"
     return norm.running_mean.to(dtype, copy=True), norm.running_var.to(dtype, copy=True)
 
 
-def move_running_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
-    """Do once what `nn.BatchNorm2d` does to its buffers in one training-mode forward pass.
+def move_running_statistics(norm: _BatchNorm, mean: Tensor, variance: Tensor, count: int | Tensor) -> None:
+    """Do once what a norm does to its buffers in one training-mode forward pass.
 
     Args:
         mean, variance: (C,) of the batch, variance biased.
-        count: values per channel, N * H * W.
+        count: values per channel, N * H * W; of several processes' joint batch, a tensor of one number.
     """
     if not (norm.training and norm.track_running_stats) or norm.running_mean is None or norm.running_var is None:
         return
@@ -57,14 +59,17 @@ def move_running_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor
     momentum = norm.momentum
     if momentum is None:
         momentum = 0.0 if norm.num_batches_tracked is None else 1.0 / float(norm.num_batches_tracked)
-    unbiased = variance * (count / max(count - 1, 1))
+    if isinstance(count, Tensor):
+        unbiased = variance * (count / (count - 1).clamp_min(1)).to(variance.dtype)
+    else:
+        unbiased = variance * (count / max(count - 1, 1))
     norm.running_mean.mul_(1 - momentum).add_(mean.to(norm.running_mean.dtype), alpha=momentum)
     norm.running_var.mul_(1 - momentum).add_(unbiased.to(norm.running_var.dtype), alpha=momentum)
 
 
 def check_batch_has_a_variance(shape: torch.Size) -> None:
     """Raise what `F.batch_norm` raises when a channel has a single value to take statistics from."""
-    if shape[0] * shape[2] * shape[3] == 1:
+    if math.prod(shape) == shape[1]:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {shape}")
 
 

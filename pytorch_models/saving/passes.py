@@ -1,4 +1,4 @@
-"""The elementwise passes of a norm and its ReLU: statistics, affine map, and the gradient through both.
+"""The elementwise passes of a norm and its activation: statistics, affine map, and the gradient through both.
 
 All tensors are (N, C, H, W). Forward and backward pass rebuild an activation by the same function, so that they agree
 on every activation's sign.
@@ -6,10 +6,14 @@ on every activation's sign.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from pytorch_models.saving.activation import RELU, Activation, negative_part
 from pytorch_models.saving.norm import Affine, row, statistics_dtype
+from pytorch_models.saving.sync import join_sums
 from pytorch_models.saving.tiles import tiles
 
 _ROWS_PER_SUM = 32
@@ -26,7 +30,7 @@ def channel_sums(values: Tensor) -> Tensor:
 def batch_statistics(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over (N, H, W), (C,) each; no cancellation when |mean| is large."""
     dtype = statistics_dtype(values.dtype)
-    count = values.numel() // values.shape[1]
+    count = max(values.numel() // values.shape[1], 1)
     slices = tiles(values.shape, dtype, values.device)
     total = torch.zeros(values.shape[1], dtype=torch.float64, device=values.device)
     for tile in slices:
@@ -39,9 +43,16 @@ def batch_statistics(values: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (squares / count).to(dtype)
 
 
-def activate_into(out: Tensor, values: Tensor, norm: Affine) -> Tensor:
-    """out = relu(values * scale + shift)."""
-    return torch.addcmul(row(norm.shift), values, row(norm.scale), out=out).relu_()
+def normalise_into(out: Tensor, values: Tensor, norm: Affine) -> Tensor:
+    """out = values * scale + shift; `out` may be `values`."""
+    return torch.addcmul(row(norm.shift), values, row(norm.scale), out=out)
+
+
+def activate_into(
+    out: Tensor, values: Tensor, norm: Affine, activation: Activation = RELU, weight: Tensor | None = None
+) -> Tensor:
+    """out = activation(values * scale + shift); `out` may be `values`."""
+    return activation.apply_(normalise_into(out, values, norm), weight)
 
 
 def subtract_terms(gradient: Tensor, values: Tensor, mean: Tensor, constant: Tensor, slope: Tensor) -> None:
@@ -50,17 +61,34 @@ def subtract_terms(gradient: Tensor, values: Tensor, mean: Tensor, constant: Ten
     gradient.addcmul_(values, row(slope), value=-1).sub_(row(offset))
 
 
+def finish_into(
+    out: Tensor, masked: Tensor, values: Tensor, norm: Affine, terms: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    """out = the gradient of a norm's input, from that of its output, `masked`, and `NormGradient.corrections`.
+
+    `terms` is None for a norm that does not use the batch's statistics.
+    """
+    if terms is None:
+        return torch.mul(masked, row(norm.scale), out=out)
+    constant, slope = terms
+    offset = torch.addcmul(constant, norm.mean, slope, value=-1)
+    if out.dtype == norm.scale.dtype:
+        return torch.addcmul(row(-offset), masked, row(norm.scale), out=out).addcmul_(values, row(slope), value=-1)
+    return out.copy_(torch.addcmul(row(-offset), masked, row(norm.scale)).addcmul_(values, row(slope), value=-1))
+
+
 class NormGradient:
-    """Carries gradients through ReLU and norm, tile by tile, and sums the norm's parameter gradients.
+    """Carries gradients through activation and norm, tile by tile, and sums the parameters' gradients.
 
     With batch statistics dz = scale * (d - mean(d) - zhat * mean(d * zhat)): the first term needs one tile, the other
     two need sums over all tiles, and are linear in z: `corrections` gives them as A + (z - mean) * B.
     """
 
-    def __init__(self, norm: Affine) -> None:
-        self.norm = norm
+    def __init__(self, norm: Affine, activation: Activation = RELU, weight: Tensor | None = None) -> None:
+        self.norm, self.activation, self.weight = norm, activation, weight
         self._d_bias = torch.zeros_like(norm.mean, dtype=torch.float64)
         self._d_weight = torch.zeros_like(self._d_bias)
+        self._d_slopes = torch.zeros_like(self._d_bias)
 
     @property
     def d_bias(self) -> Tensor:
@@ -72,6 +100,37 @@ class NormGradient:
         """(C,), in the dtype of the statistics."""
         return self._d_weight.to(self.norm.mean.dtype)
 
+    @property
+    def d_activation_weight(self) -> Tensor | None:
+        """Of a PReLU's weight, in its shape; None for other activations."""
+        if self.weight is None:
+            return None
+        return self._d_slopes if self.weight.numel() > 1 else self._d_slopes.sum(0, keepdim=True)
+
+    def mask_into(
+        self, out: Tensor, gradient: Tensor, activation: Tensor, values: Tensor, *, scratch: Tensor
+    ) -> Tensor:
+        """Take in one tile; out = the gradient of the norm's output.
+
+        Args:
+            out: may be `gradient`.
+            gradient: of the activation.
+            activation: the activation's output, kept or rebuilt; its input where `Activation.by_output` is False.
+            values: the norm's input.
+            scratch: of the activation's size; may be overwritten, may be the activation.
+        """
+        norm = self.norm
+        if self.weight is not None:
+            self._d_slopes += channel_sums(negative_part(gradient, activation))
+        masked = self.activation.gradient_into(out, gradient, activation, self.weight)
+        self._d_bias += channel_sums(masked)
+        if scratch.dtype == norm.mean.dtype:
+            centred = torch.sub(values, row(norm.mean), out=scratch)
+        else:
+            centred = values - row(norm.mean)
+        self._d_weight += channel_sums(centred.mul_(masked)) * norm.inv_std
+        return masked
+
     def add(
         self,
         gradient: Tensor,
@@ -82,29 +141,23 @@ class NormGradient:
         scratch: Tensor,
         accumulate: bool = False,
     ) -> None:
-        """Take in one tile.
+        """Take in one tile as `mask_into` does, overwriting `gradient`.
 
-        Args:
-            gradient: of the activation; it is overwritten.
-            activation: relu(norm(values)), kept or rebuilt.
-            values: the norm's input.
-            target: scale * (gradient through the ReLU) is written or, with `accumulate`, added here; None = nowhere.
-            scratch: of the activation's size; may be overwritten, may be the activation.
+        scale * (gradient of the norm's output) is written or, with `accumulate`, added to `target`; None = nowhere.
         """
-        norm = self.norm
-        masked = torch.ops.aten.threshold_backward.grad_input(gradient, activation, 0, grad_input=gradient)
-        self._d_bias += channel_sums(masked)
-        if scratch.dtype == norm.mean.dtype:
-            centred = torch.sub(values, row(norm.mean), out=scratch)
-        else:
-            centred = values - row(norm.mean)
-        self._d_weight += channel_sums(centred.mul_(masked)) * norm.inv_std
+        masked = self.mask_into(gradient, gradient, activation, values, scratch=scratch)
         if target is not None and accumulate:
-            target.addcmul_(masked, row(norm.scale))
+            target.addcmul_(masked, row(self.norm.scale))
         elif target is not None:
-            torch.mul(masked, row(norm.scale), out=target)
+            torch.mul(masked, row(self.norm.scale), out=target)
 
-    def corrections(self, count: int) -> tuple[Tensor, Tensor]:
-        """(A, B) of the class docstring, for batch statistics over `count` values per channel."""
+    def corrections(self, count: int | Tensor, group: Any = None) -> tuple[Tensor, Tensor]:
+        """(A, B) of the class docstring, for batch statistics over `count` values per channel.
+
+        With `group` the statistics are of the joint batch of its processes, each of which must call this.
+        """
+        d_bias, d_weight = (
+            total.to(self.norm.mean.dtype) for total in join_sums((self._d_bias, self._d_weight), group)
+        )
         per_value = self.norm.scale / count
-        return per_value * self.d_bias, per_value * self.d_weight * self.norm.inv_std
+        return per_value * d_bias, per_value * d_weight * self.norm.inv_std

@@ -115,6 +115,16 @@ def test_a_budget_is_kept_with_the_fewest_repeats() -> None:
         plan_recurrence(*sizes, budget_bytes=319)
 
 
+def test_chunks_may_have_a_shortest_length() -> None:
+    free, bound = plan_recurrence(4096, 64, 256), plan_recurrence(4096, 64, 256, shortest_chunk=64)
+    assert (free.chunk_steps, bound.chunk_steps) == (32, 64)
+    assert bound.peak_bytes == bound.states * 64 + 64 * 256
+    assert most_states(list(bound.schedule())) == bound.states
+    with pytest.raises(InfeasibleBudgetError, match=f"{64 + 64 * 256:,} bytes"):
+        plan_recurrence(4096, 64, 256, shortest_chunk=64, budget_bytes=100)
+    assert plan_recurrence(10, 64, 256, shortest_chunk=64).chunks == 1
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [

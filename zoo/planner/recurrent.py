@@ -126,7 +126,13 @@ class RecurrentPlan:
 
 
 def plan_recurrence(
-    steps: int, state_bytes: int, step_bytes: int, *, repeats: int = 1, budget_bytes: int | None = None
+    steps: int,
+    state_bytes: int,
+    step_bytes: int,
+    *,
+    repeats: int = 1,
+    shortest_chunk: int = 1,
+    budget_bytes: int | None = None,
 ) -> RecurrentPlan:
     """The chunk length and number of states that need the least memory, or the least work in a budget.
 
@@ -138,6 +144,7 @@ def plan_recurrence(
         state_bytes: of what crosses from one step to the next, all layers together.
         step_bytes: of all that one step keeps for its backward.
         repeats: the most times that a step is run again; raised as far as a budget needs.
+        shortest_chunk: steps of a chunk that no plan goes below: each run of a chunk may have a cost of its own.
         budget_bytes: instead of the least memory, the fewest repeats (and of these the least memory) within it.
 
     Raises:
@@ -154,34 +161,36 @@ def plan_recurrence(
         check_bytes(name, value)
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, not {repeats}")
+    _check_counts(shortest_chunk, 1)
+    shortest = min(shortest_chunk, steps)
     if budget_bytes is None:
-        return _least_memory(steps, state_bytes, step_bytes, repeats)
+        return _least_memory(steps, state_bytes, step_bytes, repeats, shortest)
     check_bytes("budget_bytes", budget_bytes)
     whole = RecurrentPlan(steps, steps, 1, state_bytes + steps * step_bytes, 1)
     if whole.peak_bytes <= budget_bytes:
         return whole
-    smallest_bytes = state_bytes + step_bytes  # one state, from which every step is reached again
+    smallest_bytes = state_bytes + shortest * step_bytes  # one state, from which every step is reached again
     if budget_bytes < smallest_bytes:
         raise InfeasibleBudgetError(budget_bytes, smallest_bytes)
     low, high = 1, steps - 1
     while low < high:  # memory never grows with the repeats
         middle = (low + high) // 2
-        fits = _least_memory(steps, state_bytes, step_bytes, middle).peak_bytes <= budget_bytes
+        fits = _least_memory(steps, state_bytes, step_bytes, middle, shortest).peak_bytes <= budget_bytes
         low, high = (low, middle) if fits else (middle + 1, high)
-    return _least_memory(steps, state_bytes, step_bytes, low)
+    return _least_memory(steps, state_bytes, step_bytes, low, shortest)
 
 
-def _least_memory(steps: int, state_bytes: int, step_bytes: int, repeats: int) -> RecurrentPlan:
+def _least_memory(steps: int, state_bytes: int, step_bytes: int, repeats: int, shortest: int) -> RecurrentPlan:
     """The plan of least memory among those that run no step more than `repeats` times again."""
     best: RecurrentPlan | None = None
     for states in range(1, steps + 1):
         if best is not None and states * state_bytes >= best.peak_bytes:
             break
-        chunk = -(-steps // min(most_segments(states, repeats), steps))
+        chunk = max(-(-steps // min(most_segments(states, repeats), steps)), shortest)
         peak = states * state_bytes + chunk * step_bytes
         if best is None or peak < best.peak_bytes:
             best = RecurrentPlan(steps, chunk, states, peak, 0)
-        if chunk == 1:
+        if chunk == shortest:
             break
     assert best is not None, "states = 1 always gives a plan"
     return RecurrentPlan(

@@ -1,0 +1,270 @@
+"""ResNet in PyTorch: reads like table 1 of the paper; parameter names and shapes are torchvision's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pytorch_models.saving import Step, chain, norm_act_then, why_chain_is_plain
+from pytorch_models.weights import adopt_wrapped_names
+from zoo.policy import MemoryPolicy
+from zoo.resnet import BlockShape, ResNetConfig
+
+
+def conv(into: int, out: int, size: int, config: ResNetConfig, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A convolution that keeps the image's size, divided by the stride."""
+    return nn.Conv2d(into, out, size, stride, padding=size // 2, groups=groups, bias=config.has_biases)
+
+
+class ResidualBlock(nn.Module):
+    """What basic blocks and bottlenecks share: convolutions with norms, a shortcut, and what is kept of them."""
+
+    def __init__(self, shape: BlockShape, config: ResNetConfig, policy: MemoryPolicy) -> None:
+        super().__init__()
+        self.policy, self.pre_activation = policy, config.pre_activation
+        self.pads = config.shortcut == "padding"
+        self.stride, self.out_channels = shape.stride, shape.out_channels
+        sizes = self._convolutions(shape, config)
+        for number, module in enumerate(sizes, start=1):
+            channels = module.in_channels if config.pre_activation else module.out_channels
+            self.add_module(f"conv{number}", module)
+            self.add_module(f"bn{number}", nn.BatchNorm2d(channels, eps=config.norm_epsilon))
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Sequential | nn.Conv2d | None = None
+        if shape.changes_shape and not self.pads:
+            projection = conv(shape.in_channels, shape.out_channels, 1, config, shape.stride)
+            norm = nn.BatchNorm2d(shape.out_channels, eps=config.norm_epsilon)
+            self.downsample = projection if config.pre_activation else nn.Sequential(projection, norm)
+
+    def _convolutions(self, shape: BlockShape, config: ResNetConfig) -> list[nn.Conv2d]:
+        raise NotImplementedError
+
+    @property
+    def units(self) -> list[tuple[nn.Module, nn.Module]]:
+        """(convolution, norm) pairs in order."""
+        count = sum(name.startswith("conv") for name, _ in self.named_children())
+        return [(self.get_submodule(f"conv{i}"), self.get_submodule(f"bn{i}")) for i in range(1, count + 1)]
+
+    def how_kept(self) -> str:
+        """In words, what this block keeps for the backward pass."""
+        if not self.policy.recompute_activations:
+            return "inputs of convolutions and norms"
+        reason = why_chain_is_plain(self._steps(), self, True)
+        if reason is not None:
+            return f"the plain way: {reason}"
+        if self.pre_activation or not self.policy.recompute_bottleneck:
+            return "inputs of norms"
+        return "inputs of norms but the last, whose convolution is computed again"
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, out_channels, H / stride, W / stride)."""
+        if self.policy.recompute_activations:
+            return self._saving_pre_activation(inputs) if self.pre_activation else self._saving(inputs)
+        return self._plain_pre_activation(inputs) if self.pre_activation else self._plain(inputs)
+
+    def _plain(self, inputs: Tensor) -> Tensor:
+        values = inputs
+        for convolution, norm in self.units[:-1]:
+            values = self.relu(norm(convolution(values)))
+        convolution, norm = self.units[-1]
+        values = norm(convolution(values))
+        values += self._shortcut(inputs)
+        return self.relu(values)
+
+    def _plain_pre_activation(self, inputs: Tensor) -> Tensor:
+        (first, norm), *others = self.units
+        activation = self.relu(norm(inputs))
+        values = first(activation)
+        for convolution, norm in others:
+            values = convolution(self.relu(norm(values)))
+        return values + (inputs if self.downsample is None else self.downsample(activation))
+
+    def _shortcut(self, inputs: Tensor) -> Tensor:
+        if self.downsample is not None:
+            return self.downsample(inputs)
+        missing = self.out_channels - inputs.shape[1]
+        if self.stride == 1 and not missing:
+            return inputs
+        return F.pad(inputs[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, missing // 2, missing - missing // 2))
+
+    def _steps(self) -> list[Step]:
+        """The block as a chain: after-activation [conv, (norm, ReLU, conv)..., (norm, ReLU)], or (norm, ReLU, conv)..."""
+        if self.pre_activation:
+            return [Step(norm, self.relu, convolution) for convolution, norm in self.units]
+        convolutions, norms = zip(*self.units, strict=True)
+        steps = [Step(None, None, convolutions[0])]
+        steps += [Step(n, self.relu, c) for n, c in zip(norms, convolutions[1:], strict=False)]
+        return [*steps, Step(norms[-1], self.relu, None, keep_input=not self.policy.recompute_bottleneck)]
+
+    def _saving(self, inputs: Tensor) -> Tensor:
+        shortcut = self._shortcut_is_projection()
+        if shortcut is not None:
+            keep = not self.policy.recompute_bottleneck
+            steps = [Step(None, None, shortcut[0]), Step(shortcut[1], nn.Identity(), None, keep_input=keep)]
+            passed = chain(inputs, steps, owner=self)
+        else:
+            passed = self._shortcut(inputs)
+        return chain(inputs, self._steps(), shortcut=passed, owner=self)
+
+    def _shortcut_is_projection(self) -> Sequence[nn.Module] | None:
+        if type(self.downsample) is nn.Sequential and len(self.downsample) == 2:
+            return list(self.downsample)
+        return None
+
+    def _saving_pre_activation(self, inputs: Tensor) -> Tensor:
+        steps = self._steps()
+        if self.downsample is None:
+            return chain(inputs, steps, shortcut=inputs, owner=self)
+        # Two convolutions read this activation: it is kept once, instead of being rebuilt for each.
+        activation = chain(inputs, [Step(self.units[0][1], self.relu, None)], owner=self)
+        steps[0] = Step(None, None, steps[0].convolution)
+        return chain(activation, steps, shortcut=self.downsample(activation), owner=self)
+
+
+class BasicBlock(ResidualBlock):
+    """Two 3x3 convolutions."""
+
+    def _convolutions(self, shape: BlockShape, config: ResNetConfig) -> list[nn.Conv2d]:
+        return [
+            conv(shape.in_channels, shape.inner_channels, 3, config, shape.stride),
+            conv(shape.inner_channels, shape.out_channels, 3, config),
+        ]
+
+
+class Bottleneck(ResidualBlock):
+    """1x1, 3x3 and 1x1 convolutions."""
+
+    def _convolutions(self, shape: BlockShape, config: ResNetConfig) -> list[nn.Conv2d]:
+        inner, first = shape.inner_channels, config.strides_first_convolution
+        return [
+            conv(shape.in_channels, inner, 1, config, shape.stride if first else 1),
+            conv(inner, inner, 3, config, 1 if first else shape.stride, config.groups),
+            conv(inner, shape.out_channels, 1, config),
+        ]
+
+
+class ResNet(nn.Module):
+    """ResNet (He et al. 2015, arXiv:1512.03385) and its descendants, with exact memory saving.
+
+    Args:
+        block, layers, width, groups, width_per_group, num_classes, in_chans, small_inputs, pre_activation, shortcut,
+            flavour: see `zoo.resnet.ResNetConfig`; the default is the CIFAR ResNet-56 with projections.
+        efficient: keep one tensor a convolution, and compute each block's last convolution again; same outputs,
+            gradients and running statistics as without, see README for bytes and time.
+        keep_bottleneck: with `efficient`, keep every convolution's output: only elementwise work is done again.
+
+    Input (N, in_chans, H, W), any floating dtype; output (N, num_classes).
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what is needed.
+
+    Example:
+        >>> model = ResNet("bottleneck", (1, 1), width=8, efficient=True)
+        >>> model(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        block: str = "basic",
+        layers: Sequence[int] = (9, 9, 9),
+        width: int = 16,
+        groups: int = 1,
+        width_per_group: int = 64,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        small_inputs: bool = True,
+        pre_activation: bool = False,
+        shortcut: str = "projection",
+        flavour: str = "torchvision",
+        efficient: bool = False,
+        keep_bottleneck: bool = False,
+        opt_memory: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config = ResNetConfig(
+            block,
+            layers,  # type: ignore[arg-type]
+            width,
+            groups,
+            width_per_group,
+            num_classes,
+            in_chans,
+            small_inputs,
+            pre_activation,
+            shortcut,
+            flavour,
+        )
+        self.policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory)
+        self.policy.refuse_levels("ResNet")
+        size, stride = (3, 1) if small_inputs else (7, 2)
+        self.conv1 = conv(in_chans, width, size, config, stride)
+        if not pre_activation:
+            self.bn1 = nn.BatchNorm2d(width, eps=config.norm_epsilon)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.Identity() if small_inputs else nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        stages: list[list[nn.Module]] = [[] for _ in config.layers]
+        for shape in config.blocks():
+            kind = BasicBlock if block == "basic" else Bottleneck
+            stages[shape.stage].append(kind(shape, config, self.policy))
+        for number, blocks in enumerate(stages, start=1):
+            self.add_module(f"layer{number}", nn.Sequential(*blocks))
+        if pre_activation:
+            self.bn_last = nn.BatchNorm2d(config.out_channels, eps=config.norm_epsilon)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(config.out_channels, num_classes)
+        self._initialise()
+        self.register_load_state_dict_pre_hook(adopt_wrapped_names)
+
+    @classmethod
+    def from_config(cls, config: ResNetConfig, policy: MemoryPolicy = MemoryPolicy()) -> ResNet:  # noqa: B008 - frozen
+        """Build from zoo's values."""
+        return cls(**vars(config), **vars(policy))
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """layer1, layer2, ..."""
+        return [self.get_submodule(f"layer{number}") for number in range(1, len(self.config.layers) + 1)]
+
+    def how_kept(self) -> str:
+        """In words, what stem and head keep for the backward pass."""
+        return "norms' inputs" if self.policy.recompute_activations else "kept by autograd"
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, in_chans, H, W) -> (N, num_classes) scores."""
+        channels = getattr(self.conv1, "in_channels", self.config.in_chans)
+        if images.dim() != 4 or images.shape[1] != channels:
+            needed = f"(N, {channels}, height, width)"
+            raise ValueError(f"ResNet needs images of shape {needed}, not {tuple(images.shape)}")
+        values = self._stem(images)
+        for stage in self.stages:
+            values = stage(values)
+        if not self.config.pre_activation:
+            pooled = self.avgpool(values).flatten(1)
+        elif self.policy.recompute_activations:
+            pooled = norm_act_then(values, self.bn_last, self.relu, self.avgpool, nn.Flatten())
+        else:
+            pooled = self.avgpool(self.relu(self.bn_last(values))).flatten(1)
+        return self.fc(pooled)
+
+    def _stem(self, images: Tensor) -> Tensor:
+        if self.config.pre_activation:
+            return self.maxpool(self.conv1(images))
+        if not self.policy.recompute_activations:
+            return self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        if self.config.small_inputs:
+            steps = [Step(None, None, self.conv1), Step(self.bn1, self.relu, None)]
+            return self.maxpool(chain(images, steps, owner=self, channels_last=images.device.type == "cpu"))
+        values = norm_act_then(self.conv1(images), self.bn1, self.relu, self.maxpool)
+        # Convolutions of a CPU are faster so; the first block then hands this layout on.
+        return values.contiguous(memory_format=torch.channels_last) if values.device.type == "cpu" else values

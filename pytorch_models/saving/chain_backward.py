@@ -1,0 +1,270 @@
+"""The backward pass of a chain of units: walked from the last, one gradient buffer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pytorch_models.saving.chain_call import ChainCall
+from pytorch_models.saving.norm import Affine, affine
+from pytorch_models.saving.passes import NormGradient, activate_into, finish_into, normalise_into
+from pytorch_models.saving.statistics import Statistics
+from pytorch_models.saving.tiles import Workspace, as_images, empty_in_order_of, laid_out_like, tiles
+from pytorch_models.saving.unit_call import Unit
+from pytorch_models.saving.units import ReadInTiles, UnitBackward, forward_unit
+
+
+class SavedChain:
+    """What a chain keeps, by unit; everything passes through `save_for_backward`.
+
+    Hooks, version checks and memory trackers so see each tensor.
+    """
+
+    def __init__(self, units: int) -> None:
+        self.values: list[Tensor | None] = [None] * units
+        self.statistics: list[Statistics | None] = [None] * units
+        self.has_outputs = False
+        self.outputs: Tensor | None = None
+        self.parameters: tuple[Tensor | None, ...] = ()
+
+    def store(self, ctx: Any, outputs: Tensor | None, parameters: tuple[Tensor | None, ...]) -> None:
+        """Hand everything to autograd; which positions hold statistics stays on `ctx`."""
+        ctx.has_statistics = tuple(statistics is not None for statistics in self.statistics)
+        vectors = [vector for statistics in self.statistics if statistics is not None for vector in statistics]
+        ctx.save_for_backward(outputs, *self.values, *vectors, *parameters)
+
+    @classmethod
+    def restore(cls, ctx: Any) -> SavedChain:
+        """What `store` kept, unpacked."""
+        saved = cls(len(ctx.has_statistics))
+        saved.outputs, *rest = ctx.saved_tensors
+        units = len(saved.values)
+        saved.values, remaining = rest[:units], iter(rest[units:])
+        for index, has in enumerate(ctx.has_statistics):
+            if has:
+                saved.statistics[index] = (next(remaining), next(remaining), next(remaining))
+        saved.parameters = tuple(remaining)
+        return saved
+
+
+class _FinishedTiles:
+    """The gradient of a norm's input, finished when a tile of it is asked for."""
+
+    def __init__(
+        self,
+        masked: Tensor,
+        values: Tensor,
+        norm: Affine,
+        terms: tuple[Tensor, Tensor] | None,
+        dtype: torch.dtype,
+        workspace: Workspace,
+    ) -> None:
+        self.masked, self.values, self.norm, self.terms = masked, values, norm, terms
+        self.dtype, self.workspace = dtype, workspace
+
+    def __getitem__(self, tile: slice, /) -> Tensor:
+        values = self.values[tile]
+        return self.write(self.workspace.take("finished", values.shape, self.dtype, values), tile)
+
+    def write(self, out: Tensor, tile: slice) -> Tensor:
+        """This tile of the gradient in `out`."""
+        masked, values = as_images(self.masked[tile]), as_images(self.values[tile])
+        finish_into(as_images(out), masked, values, self.norm, self.terms)
+        return out
+
+
+class ChainBackward:
+    """One backward pass; it changes none of the saved tensors, so it may run twice.
+
+    Args:
+        call, saved: as the forward pass left them.
+        gradient: of the chain's outputs.
+        needs: which parameters need a gradient, in the order of `saved.parameters`.
+        needs_inputs, needs_shortcut: whether these need one.
+
+    After `run`, `d_shortcut` is the shortcut's gradient or None, `parameter_gradients` are in the order of `needs`.
+    """
+
+    def __init__(
+        self,
+        call: ChainCall,
+        saved: SavedChain,
+        gradient: Tensor,
+        needs: Sequence[bool],
+        needs_inputs: bool,
+        needs_shortcut: bool,
+    ) -> None:
+        self.call, self.saved, self.gradient = call, saved, gradient
+        self.needs, self.needs_inputs, self.needs_shortcut = needs, needs_inputs, needs_shortcut
+        inputs = saved.values[0]
+        assert inputs is not None, "a chain keeps its input"
+        self.inputs = inputs
+        self.workspace = Workspace(inputs.device)
+        self.parameter_gradients: list[Tensor | None] = [None] * len(saved.parameters)
+        self.d_shortcut: Tensor | None = None
+        self.d_inputs: Tensor | None = None
+
+    def run(self) -> Tensor | None:
+        """Walk the units from the last; the gradient of the inputs, or None where not needed."""
+        units = self.call.units
+        source: ReadInTiles = self.gradient
+        if units[-1].convolution is not None:
+            self._pass_to_shortcut(self.gradient)
+        for index in reversed(range(len(units))):
+            unit = units[index]
+            ends_in_a_sum = unit.convolution is None and self.needs_shortcut
+            if not (ends_in_a_sum or self._needs_below(index) or any(self.needs[unit.parameters])):
+                break
+            values = self._values(index)
+            ends = unit.convolution is None
+            finished = self._run_end(unit, index, values) if ends else self._run_unit(unit, index, values, source)
+            if finished is not None:
+                source = finished
+        return self.d_inputs
+
+    def _pass_to_shortcut(self, gradient: Tensor) -> None:
+        """What the sum hands to the shortcut; where that is the input, the chain's own gradient is added later."""
+        if self.needs_shortcut:
+            self.d_shortcut = gradient
+        if self.call.adds_inputs and self.needs_inputs:
+            self.d_inputs = torch.empty_like(self.inputs).copy_(gradient)
+
+    def _needs_below(self, index: int) -> bool:
+        """Whether the input of unit `index` needs a gradient."""
+        return self.needs_inputs or any(self.needs[: self.call.units[index].parameters.start])
+
+    def _values(self, index: int) -> Tensor:
+        """The input of unit `index`: kept, or computed again from the unit before."""
+        values = self.saved.values[index]
+        if values is not None:
+            return values
+        before = self.call.units[index - 1]
+        outputs, _ = forward_unit(
+            self._values(index - 1),
+            before,
+            self._norm(index - 1),
+            self.saved.parameters[before.parameters],
+            self.call.compute_dtype,
+            self.workspace,
+            scratch_outputs=f"values{index}",
+            channels_last=self.call.channels_last and index == 1,
+        )
+        return outputs
+
+    def _norm(self, index: int) -> Affine | None:
+        unit, statistics = self.call.units[index], self.saved.statistics[index]
+        if unit.norm is None or statistics is None:
+            return None
+        weight, bias, *_ = self.saved.parameters[unit.parameters]
+        return affine(statistics[0], statistics[1], unit.norm.eps, weight, bias)
+
+    def _run_end(self, unit: Unit, index: int, values: Tensor) -> _FinishedTiles:
+        """Through the activation, the sum and the norm of a step without a convolution."""
+        norm, parameters = self._norm(index), self.saved.parameters[unit.parameters]
+        assert norm is not None, "a step without a convolution has a norm"
+        gradients = NormGradient(norm, unit.activation, parameters[4])
+        gradient = laid_out_like(values, self.gradient)
+        adds_inputs = self.call.adds_inputs and self.needs_inputs
+        if adds_inputs or self.needs_shortcut:
+            masked = empty_in_order_of(values, values.shape, gradient.dtype)
+        else:
+            masked = self.workspace.take(f"gradient{index % 2}", values.shape, gradient.dtype, values)
+        for tile in tiles(values.shape, values.dtype, values.device):
+            part = as_images(values[tile])
+            scratch = as_images(self.workspace.take("tile", values[tile].shape, values.dtype, values))
+            if self.saved.outputs is not None:
+                activation = as_images(laid_out_like(values, self.saved.outputs[tile]))
+            elif unit.activation.by_output:
+                activation = activate_into(scratch, part, norm, unit.activation, parameters[4])
+            else:
+                activation = normalise_into(scratch, part, norm)
+            gradients.mask_into(as_images(masked[tile]), as_images(gradient[tile]), activation, part, scratch=scratch)
+        self._pass_to_shortcut_masked(masked, adds_inputs)
+        own = (gradients.d_weight, gradients.d_bias, None, None, gradients.d_activation_weight)
+        pairs = zip(own, parameters, strict=True)
+        self._set(unit, [None if g is None or p is None else g.to(p.dtype) for g, p in pairs])
+        return self._finished(unit, index, masked, values, norm, gradients)
+
+    def _pass_to_shortcut_masked(self, masked: Tensor, adds_inputs: bool) -> None:
+        if self.needs_shortcut:
+            self.d_shortcut = masked
+        if adds_inputs:
+            self.d_inputs = masked.to(self.inputs.dtype)
+
+    def _run_unit(self, unit: Unit, index: int, values: Tensor, source: ReadInTiles) -> _FinishedTiles | None:
+        norm, needs_below = self._norm(index), self._needs_below(index)
+        backward = UnitBackward(
+            unit,
+            norm,
+            self.saved.parameters[unit.parameters],
+            self.workspace,
+            gradient=_InDtype(source, self.call.compute_dtype),
+            dtype=self.call.compute_dtype,
+            values=values,
+            activations=None,
+            needs=self.needs[unit.parameters],
+            needs_values=needs_below,
+        )
+        if norm is None:
+            adds = self.d_inputs is not None
+            if self.needs_inputs and self.d_inputs is None:
+                self.d_inputs = torch.empty_like(self.inputs)
+            self._set(unit, backward.run(self.d_inputs, accumulate=adds))
+            return None
+        masked = None
+        if needs_below:
+            masked = self.workspace.take(f"gradient{index % 2}", values.shape, self.call.compute_dtype, values)
+        self._set(unit, backward.run(masked, accumulate=False, scaled=False))
+        if masked is None:
+            return None
+        return self._finished(unit, index, masked, values, norm, backward)
+
+    def _finished(
+        self,
+        unit: Unit,
+        index: int,
+        masked: Tensor,
+        values: Tensor,
+        norm: Affine,
+        gradients: NormGradient | UnitBackward,
+    ) -> _FinishedTiles:
+        terms = None
+        statistics = self.saved.statistics[index]
+        assert statistics is not None, "a norm has them"
+        if unit.batch_statistics:
+            count = values.numel() // values.shape[1] if statistics[2] is None else statistics[2]
+            terms = gradients.corrections(count, unit.group)
+        finished = _FinishedTiles(masked, values, norm, terms, self.call.compute_dtype, self.workspace)
+        if index == 0 and self.needs_inputs:
+            self._finish_inputs(finished)
+        return finished
+
+    def _finish_inputs(self, finished: _FinishedTiles) -> None:
+        """The chain begins with a norm: its input's gradient is the chain's."""
+        adds = self.d_inputs is not None
+        if self.d_inputs is None:
+            self.d_inputs = torch.empty_like(self.inputs)
+        for tile in tiles(self.inputs.shape, self.inputs.dtype, self.inputs.device):
+            if adds:
+                self.d_inputs[tile].add_(finished[tile])
+            else:
+                finished.write(self.d_inputs[tile], tile)
+
+    def _set(self, unit: Unit, gradients: Sequence[Tensor | None]) -> None:
+        needs = self.needs[unit.parameters]
+        self.parameter_gradients[unit.parameters] = [
+            gradient if needed else None for gradient, needed in zip(gradients, needs, strict=True)
+        ]
+
+
+class _InDtype:
+    """Tiles of a gradient in the dtype the convolutions compute in."""
+
+    def __init__(self, source: ReadInTiles, dtype: torch.dtype) -> None:
+        self.source, self.dtype = source, dtype
+
+    def __getitem__(self, tile: slice, /) -> Tensor:
+        return self.source[tile].to(self.dtype)
