@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from mxnet_memonger.binding import Binder
 from mxnet_memonger.costs import Costs
 from mxnet_memonger.mirror_plan import MirrorPlan, PlanSpace
 from mxnet_memonger.operators import is_matrix_work
@@ -50,6 +51,7 @@ class Search:
         space: the network.
         cut_graph: where it can be cut.
         costs: binds plans.
+        binder: of the network in this process.
         deadline: of `time.monotonic()`, after which nothing new is tried.
         seed: of the order in which changes are tried.
     """
@@ -57,6 +59,7 @@ class Search:
     space: PlanSpace
     cut_graph: CutGraph
     costs: Costs
+    binder: Binder
     deadline: float
     seed: int = 0
     points: dict[MirrorPlan, Point] = field(default_factory=dict)
@@ -104,6 +107,14 @@ class Search:
         for index in self.space.operators:
             if not self.space.reads[index] and len(nodes[index].inputs) > 1 and not is_matrix_work(nodes[index].op):
                 yield index
+
+    def best(self, rank: Rank) -> Point:
+        """The best point after climbing from the best start, and from the cheap nodes if that is another one."""
+        free = Choice(frozenset(self._free_to_keep()))
+        starts = dict.fromkeys([min(self.points.values(), key=rank).choice, free])
+        for start in self.bind(starts) if not self.is_over else ():
+            self.climb(start, rank)
+        return min(self.points.values(), key=rank)
 
     def climb(self, start: Point, rank: Rank) -> Point:
         """Change one thing at a time, as long as it improves the rank (less is better) and there is time."""

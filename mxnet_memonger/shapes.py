@@ -59,7 +59,8 @@ def infer(sym: Any, type_dict: Mapping[str, Any] | None, given: Mapping[str, Any
         raise ValueError(f"{caller}: the symbol reads no input and has no parameter: there is nothing to train or plan")
     for name in (*given, *(type_dict or ())):
         if name not in names:
-            raise ValueError(f"{caller}: {unknown('input', name, names)}")
+            inputs = [known for known in names if not known.endswith(_PARAMETERS)] or names
+            raise ValueError(f"{caller}: {unknown('input', name, inputs)}")
     shapes = {name: _shape(caller, name, value) for name, value in given.items()}
     try:
         arguments, outputs, auxiliary = sym.infer_shape_partial(**shapes)

@@ -1,0 +1,84 @@
+"""The layers that the zoo's networks are made of, as Symbols whose parameters have the zoo's canonical names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mxnet_memonger.numpy_names import mx
+
+NORM_MOMENTUM = 0.9  # share of a running statistic that stays
+
+
+def parameter(name: str, init: Any) -> Any:
+    """A parameter that says itself how it is initialised, whatever initialiser a Module is given."""
+    return mx.sym.Variable(name, init=init)
+
+
+def convolution(
+    inputs: Any, name: str, channels: int, size: int, *, stride: int = 1, groups: int = 1, bias: bool = False
+) -> Any:
+    """A convolution that keeps the image's size, divided by the stride.
+
+    (N, C, H, W) -> (N, channels, H / stride, W / stride); the weight is (channels, C / groups, size, size).
+    """
+    weight = parameter(f"{name}.weight", mx.init.MSRAPrelu(factor_type="out", slope=0))
+    given = {"bias": parameter(f"{name}.bias", mx.init.Zero())} if bias else {}
+    return mx.sym.Convolution(
+        inputs,
+        weight=weight,
+        **given,
+        num_filter=channels,
+        kernel=(size, size),
+        stride=(stride, stride),
+        pad=(size // 2, size // 2),
+        num_group=groups,
+        no_bias=not bias,
+        name=name,
+    )
+
+
+def norm(inputs: Any, name: str, epsilon: float) -> Any:
+    """BatchNorm over (N, H, W); its running statistics are auxiliary states."""
+    return mx.sym.BatchNorm(
+        inputs,
+        gamma=parameter(f"{name}.weight", mx.init.One()),
+        beta=parameter(f"{name}.bias", mx.init.Zero()),
+        moving_mean=parameter(f"{name}.running_mean", mx.init.Zero()),
+        moving_var=parameter(f"{name}.running_var", mx.init.One()),
+        fix_gamma=False,
+        eps=epsilon,
+        momentum=NORM_MOMENTUM,
+        name=name,
+    )
+
+
+def relu(inputs: Any, name: str) -> Any:
+    """max(x, 0)."""
+    return mx.sym.Activation(inputs, act_type="relu", name=name)
+
+
+def norm_relu(inputs: Any, name: str, epsilon: float) -> Any:
+    """BatchNorm, then ReLU."""
+    return relu(norm(inputs, name, epsilon), f"{name}.relu")
+
+
+def max_pool(inputs: Any, name: str) -> Any:
+    """3x3, stride 2, one pixel of padding."""
+    return mx.sym.Pooling(inputs, pool_type="max", kernel=(3, 3), stride=(2, 2), pad=(1, 1), name=name)
+
+
+def classifier(inputs: Any, name: str, classes: int) -> Any:
+    """Mean over all pixels, then a linear layer: (N, C, H, W) -> (N, classes)."""
+    pooled = mx.sym.Pooling(inputs, pool_type="avg", global_pool=True, kernel=(1, 1), name=f"{name}.pool")
+    return linear(mx.sym.Flatten(pooled, name=f"{name}.flatten"), name, classes)
+
+
+def linear(inputs: Any, name: str, outputs: int) -> Any:
+    """(N, C) -> (N, outputs), with a bias."""
+    return mx.sym.FullyConnected(
+        inputs,
+        weight=parameter(f"{name}.weight", mx.init.Xavier(factor_type="in", magnitude=1)),
+        bias=parameter(f"{name}.bias", mx.init.Zero()),
+        num_hidden=outputs,
+        name=name,
+    )
