@@ -6,6 +6,7 @@ from typing import Any
 
 from mxnet_memonger.layers import classifier, convolution, max_pool, norm_relu
 from mxnet_memonger.numpy_names import mx
+from mxnet_memonger.rewrites import CHANNEL_BLOCK
 from mxnet_memonger.symbol_model import SymbolModel
 from zoo.densenet import DenseNetConfig
 from zoo.policy import MemoryPolicy
@@ -42,8 +43,10 @@ class DenseNet(SymbolModel):
 def densenet_symbol(config: DenseNetConfig) -> Any:
     """The network from "data" (N, 3, H, W) to scores (N, num_classes).
 
-    Every layer reads one concatenation of all features before it: flat ones can be run again from their parts.
+    Every layer reads one concatenation of all features before it. Where MXNet can train that (see
+    `mxnet_memonger.rewrites`) each is one of all parts, which can be run again from these; else they are a chain.
     """
+    flat = _fills_blocks(config)
     epsilon, width = config.norm_epsilon, config.num_init_features
     values = mx.sym.Variable("data")
     if config.small_inputs:
@@ -55,11 +58,18 @@ def densenet_symbol(config: DenseNetConfig) -> Any:
         parts = [values]
         for layer in range(1, layers + 1):
             parts.append(_layer(values, f"features.denseblock{number}.denselayer{layer}", config))
-            values = mx.sym.Concat(*parts, dim=1, name=f"features.denseblock{number}.concat{layer}")
+            read = parts if flat else (values, parts[-1])
+            values = mx.sym.Concat(*read, dim=1, name=f"features.denseblock{number}.concat{layer}")
         if number < len(config.block_config):
             width = int(config.block_widths()[number - 1] * config.compression)
             values = _transition(values, f"features.transition{number}", width, epsilon)
     return classifier(norm_relu(values, "features.norm5", epsilon), "classifier", config.num_classes)
+
+
+def _fills_blocks(config: DenseNetConfig) -> bool:
+    """Whether every part of every concatenation has a multiple of 16 channels."""
+    starts = [config.num_init_features, *(int(width * config.compression) for width in config.block_widths())]
+    return all(channels % CHANNEL_BLOCK == 0 for channels in (config.growth_rate, *starts[: len(config.block_config)]))
 
 
 def _layer(features: Any, name: str, config: DenseNetConfig) -> Any:

@@ -51,8 +51,8 @@ def search_plan(
 ) -> Any:
     """A copy of a Symbol that needs less memory in training and computes the same, to the bit.
 
-    Without `budget`, `most_recomputed` and `bytes_per_flop`, the least memory that is found; a forward pass is then done again almost
-    whole. With a budget, the least work within it. With a limit on work, the least memory within that.
+    Without `budget`, `most_recomputed` and `bytes_per_flop`, the least memory that is found; a forward pass is then
+    done again almost whole. With a budget, the least work within it. With a limit on work, the least memory within that.
 
     Args:
         sym: the network. Its marks are hints: `mirror_stage='True'` on a node, or the same integer on the states of

@@ -79,9 +79,7 @@ class PlanSpace:
 
     def keeping(self, outputs: frozenset[int], whole: frozenset[int] = frozenset()) -> MirrorPlan:
         """The plan that keeps the outputs of some nodes, and everything of others."""
-        copied = frozenset(
-            index for index in outputs - whole if self.holds_inputs(index) and self.can_copy(index)
-        )
+        copied = frozenset(index for index in outputs - whole if self.holds_inputs(index) and self.can_copy(index))
         return MirrorPlan((outputs | whole) - copied, copied)
 
     def mirrored(self, plan: MirrorPlan) -> frozenset[int]:
@@ -136,7 +134,9 @@ def with_copies(content: Mapping[str, Any], copied: frozenset[int]) -> dict[str,
         if index in copied:
             behind[index] = len(raws)
             attributes = {key: value for key, value in raw.get("attrs", {}).items() if key.startswith("__ctx_group")}
-            raws.append({"op": COPY, "name": f"{raw['name']}_kept", "attrs": attributes, "inputs": [[moved[index], 0, 0]]})
+            raws.append(
+                {"op": COPY, "name": f"{raw['name']}_kept", "attrs": attributes, "inputs": [[moved[index], 0, 0]]}
+            )
     return {
         **{key: value for key, value in content.items() if key != "node_row_ptr"},
         "nodes": raws,
@@ -148,5 +148,3 @@ def with_copies(content: Mapping[str, Any], copied: frozenset[int]) -> dict[str,
 def _entry(entry: list[int], moved: Mapping[int, int], behind: Mapping[int, int]) -> list[int]:
     source, output, *rest = entry
     return [behind.get(source, moved[source]) if output == 0 else moved[source], output, *rest]
-
-

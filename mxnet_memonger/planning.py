@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mxnet_memonger.mirror_plan import MirrorPlan, PlanSpace
@@ -40,7 +40,7 @@ class CutGraph:
         gaps = tuple(
             frozenset(index for index in space.operators if low < index <= high)
             - frozenset().union(*outputs[max(place - 1, 0) : place + 1])
-            for place, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True))
+            for place, (low, high) in enumerate(itertools.pairwise(edges))
         )
         cut_bytes, seen = [], frozenset[int]()
         for nodes in outputs:  # what two cuts share is kept once
@@ -113,8 +113,3 @@ def _inside_bytes(space: PlanSpace, gap: frozenset[int]) -> int:
         total += sum(size for output, size in enumerate(sizes) if (index, output) in read)
         largest = max([largest, *sizes])
     return total + largest
-
-
-def stretches(cut_graph: CutGraph) -> Iterator[tuple[int, frozenset[int]]]:
-    """Each gap with its place: what can be kept whole or run again as one."""
-    yield from enumerate(cut_graph.gaps)

@@ -90,11 +90,14 @@ def _shortcut(inputs: Any, name: str, shape: BlockShape, config: ResNetConfig) -
             steps = (None, None, shape.stride, shape.stride)
             every_other = mx.sym.slice(inputs, begin=(None,) * 4, end=(None,) * 4, step=steps, name=f"{name}.slice")
         missing = shape.out_channels - shape.in_channels
-        widths = (0, 0, missing // 2, missing - missing // 2, 0, 0, 0, 0)
         # MXNet pads pixels alone: channels are padded where they are the third axis.
         turned = mx.sym.transpose(every_other, axes=(0, 2, 1, 3), name=f"{name}.turn")
         padded = mx.sym.pad(
-            turned, mode="constant", constant_value=0, pad_width=(0, 0, 0, 0, *widths[2:4], 0, 0), name=f"{name}.pad"
+            turned,
+            mode="constant",
+            constant_value=0,
+            pad_width=(0, 0, 0, 0, missing // 2, missing - missing // 2, 0, 0),
+            name=f"{name}.pad",
         )
         return mx.sym.transpose(padded, axes=(0, 2, 1, 3), name=f"{name}.turn_back")
     projected = convolution(

@@ -6,34 +6,43 @@ import json
 from typing import Any
 
 from mxnet_memonger.numpy_names import mx
-from mxnet_memonger.saving import check_symbol
+from mxnet_memonger.shapes import infer
+from mxnet_memonger.symbol_graph import SymbolGraph
+
+# MXNet's MKL-DNN backward of a Concat of three or more parts ends the process, or the step, where a part's channels do
+# not fill the blocks that its convolutions compute in; of two parts it does not.
+CHANNEL_BLOCK = 16
 
 
-def flat_concat(sym: Any) -> Any:
+def flat_concat(sym: Any, **input_shapes: Any) -> Any:
     """A copy of a Symbol in which a Concat of Concats reads their parts itself.
 
     A chain of concatenations has to be run again from its start to have any of its links again; a flat one is run
     again from its parts. Outputs are the same to the bit; gradients of the parts are added up in another order, and
-    may differ in the last bits of float32.
+    may differ in the last bits of float32. A Concat with a part whose size is no multiple of 16 stays as it is:
+    MXNet 1.9.1 cannot train it flat.
 
     Raises:
-        TypeError: `sym` is not a Symbol.
+        TypeError, ValueError: as `memonger.search_plan`.
 
     Example:
-        >>> a, b, c = (mx.sym.Variable(name) for name in "abc")
+        >>> a, b, c = (mx.sym.Variable(name, shape=(1, 16)) for name in "abc")
         >>> flat_concat(mx.sym.Concat(mx.sym.Concat(a, b), c, name="all")).get_children().list_outputs()
         ['a', 'b', 'c']
     """
-    check_symbol(sym)
+    graph = SymbolGraph.of(sym, infer(sym, None, input_shapes, "flat_concat").given)
     content = json.loads(sym.tojson())
     nodes = content["nodes"]
     for node in nodes:
-        if node["op"] == "Concat":
-            parts: list[list[int]] = []
-            for entry in node["inputs"]:
-                source = nodes[entry[0]]
-                inner = source["op"] == "Concat" and _axis(source) == _axis(node)
-                parts += source["inputs"] if inner else [entry]  # earlier nodes are flat already
+        if node["op"] != "Concat":
+            continue
+        parts: list[list[int]] = []
+        for entry in node["inputs"]:
+            source = nodes[entry[0]]
+            inner = source["op"] == "Concat" and _axis(source) == _axis(node)
+            parts += source["inputs"] if inner else [entry]  # earlier nodes are flat already
+        sizes = [graph.nodes[index].shapes[output][_axis(node)] for index, output, *_ in parts]
+        if all(size % CHANNEL_BLOCK == 0 for size in sizes):
             node["inputs"] = parts
             node["attrs"] = {**node.get("attrs", {}), "num_args": str(len(parts))}
     return mx.sym.load_json(json.dumps(content))

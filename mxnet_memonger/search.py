@@ -147,8 +147,8 @@ class Search:
             held = [number for number, cut in enumerate(cuts) if cut <= at.choice.outputs]
             for number in held:
                 changes.append(_swap(cuts[number], frozenset()))
-                near = (other for other in (number - 1, number + 1) if 0 <= other < len(cuts) and other not in held)
-                changes += [_swap(cuts[number], cuts[other]) for other in near]
+                beside = [other for other in (number - 1, number + 1) if 0 <= other < len(cuts) and other not in held]
+                changes += [_swap(cuts[number], cuts[other]) for other in beside]
         if not self.costs_much:
             changes += [_flip_whole(group) for group in (*self.cut_graph.gaps, *self._units()) if group]
         order.shuffle(changes)

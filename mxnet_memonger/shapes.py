@@ -16,7 +16,17 @@ from mxnet_memonger.saving import check_symbol
 from zoo.choices import unknown
 
 MOST_VALUES = 2**31 - 1  # of one array: this MXNet is built without large tensors
-_PARAMETERS = ("weight", "bias", "gamma", "beta", "moving_mean", "moving_var", "running_mean", "running_var", "parameters")
+_PARAMETERS = (
+    "weight",
+    "bias",
+    "gamma",
+    "beta",
+    "moving_mean",
+    "moving_var",
+    "running_mean",
+    "running_var",
+    "parameters",
+)
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -100,7 +110,10 @@ def scaled_up(sym: Any, type_dict: Mapping[str, Any] | None, bound: BoundShapes,
             with contextlib.suppress(ValueError, mx.MXNetError):
                 scaled = infer(_without_shapes(sym), type_dict, larger, "scaled_up")
                 grown = _feature_values(_without_shapes(sym), larger)
-                if _only_the_batch_grew(bound, scaled, factor) and 0.99 * factor * sizes <= grown <= 1.01 * factor * sizes:
+                if (
+                    _only_the_batch_grew(bound, scaled, factor)
+                    and 0.99 * factor * sizes <= grown <= 1.01 * factor * sizes
+                ):
                     return scaled, factor
         factor //= 2
     return bound, 1

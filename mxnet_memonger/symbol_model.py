@@ -47,7 +47,7 @@ class SymbolModel:
     def from_config(cls, config: Any, policy: MemoryPolicy) -> SymbolModel:
         """Build from zoo's values."""
         flags = {name: getattr(policy, name) for name in ("efficient", "keep_bottleneck", "opt_memory")}
-        return cls(**vars(config), **flags)  # type: ignore[call-arg]
+        return cls(**vars(config), **flags)
 
     def with_loss(self) -> Any:
         """The Symbol with a softmax cross entropy against "softmax_label" (N,) at its end, not planned."""

@@ -34,7 +34,17 @@ class Framework:
 
 
 FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
-    {"torch": Framework("torch", package="pytorch_models", module="torch", distribution="torch", extra="torch")}
+    {
+        "torch": Framework("torch", package="pytorch_models", module="torch", distribution="torch", extra="torch"),
+        "mxnet": Framework(
+            "mxnet",
+            package="mxnet_memonger",
+            module="mxnet",
+            distribution="mxnet",
+            extra="mxnet",
+            newest_python=(3, 11),
+        ),
+    }
 )
 
 
