@@ -118,6 +118,7 @@ def norm_works(
             f"norm_backward_coded {bits} bits ({layout})",
             lambda k=kept, m=mask: module.norm_backward_coded(out, *k, ones, target=target, accumulate=True, mask=m),
         )
+    yield f"rebuild_activation ({layout})", lambda: module.rebuild_activation(values, ones, zeros, mask, out)
     yield (
         f"norm_backward ({layout})",
         lambda: module.norm_backward(out, values, *norm, target=target, accumulate=True),

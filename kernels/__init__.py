@@ -112,6 +112,7 @@ pack_regions = _dispatched(reference.pack_regions)
 quantize = _dispatched(reference.quantize)
 quantize_fixed = _dispatched(reference.quantize_fixed)
 quantize_samples = _dispatched(reference.quantize_samples)
+rebuild_activation = _dispatched(reference.rebuild_activation)
 subtract_norm_terms = _dispatched(reference.subtract_norm_terms)
 unpack_bits = _dispatched(reference.unpack_bits)
 unpack_integers = _dispatched(reference.unpack_integers)
@@ -144,6 +145,7 @@ __all__ = [
     "quantize",
     "quantize_fixed",
     "quantize_samples",
+    "rebuild_activation",
     "subtract_norm_terms",
     "unpack_bits",
     "unpack_integers",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numba
@@ -11,42 +12,44 @@ from kernels import arguments, checks, norm_arguments
 from kernels._cpu_codes import SPAN, pack_span
 from kernels._cpu_formats import load, store, window
 from kernels._cpu_group import NO_CODES, encode_group, split_minima
+from kernels._cpu_layout import in_order, in_units
+from kernels._cpu_loops import RELU6, activate, activation_number, flag
 from kernels._cpu_noise import seed_stream
 from kernels._cpu_rows import (
-    RELU6,
-    activate,
-    activation_number,
-    copy,
-    flag,
-    places_of,
+    constants,
+    fetch,
+    read,
     row_at,
-    segment_place,
+    rows_ahead,
     spread,
-    unit_length,
-    unit_length_of,
+    spread_span,
     unit_place,
-    unit_range,
+    window_if,
+    write,
 )
 from kernels._cpu_threads import jit, jit_inline, jit_parallel, most_threads, run
-from kernels.formats import compute_type
+from kernels.formats import LARGEST, compute_type
 from kernels.quantized import Quantized
 
 
 @jit
 def affine_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray) -> None:
     """Map part t of the units."""
-    places, like, outer, channels, inner, scale, shift, kind, slope = args
+    places, like, units, length, channels, inner, total, scale, shift, kind, slope = args
     rooms = scratch[t]
-    first, last, length = unit_range(t, parts, outer, channels, inner)
-    weight, bias = (scale, shift) if inner == 1 else (rooms[2], rooms[3])
-    for unit in range(first, last):
+    weight, bias = rooms[2], rooms[3]
+    constants(scale, inner, weight)
+    constants(shift, inner, bias)
+    ahead = rows_ahead(length)
+    for unit in range(t * units // parts, (t + 1) * units // parts):
         i, c = unit_place(unit, channels, inner)
         if inner > 1:
             spread(scale, c, weight)
             spread(shift, c, bias)
-        row, target = row_at(places, 0, i, like), row_at(places, 1, i, like)
-        for place in range(0, length, rooms.shape[1]):
-            count, at = min(rooms.shape[1], length - place), c * inner + place
+        fetch(0, i + ahead, c * inner, length, places, like)
+        row, target, size = row_at(places, 0, i, like), row_at(places, 1, i, like), min(length, total - unit * length)
+        for place in range(0, size, rooms.shape[1]):
+            count, at = min(rooms.shape[1], size - place), c * inner + place
             load(row, at, count, rooms[0])
             into = window(target, at, count, rooms[1])
             activate(window(row, at, count, rooms[0]), weight, bias, kind, slope, into)
@@ -78,17 +81,9 @@ def affine_activation(
     if mask is not None:
         _encode(values, rows, (scale, shift, scale, shift), activation, slope, mask, out, NO_CODING)
         return out
-    args = (
-        *places_of(rows, values, out),
-        rows.outer,
-        rows.channels,
-        rows.inner,
-        scale,
-        shift,
-        activation_number(activation),
-        kind(slope),
-    )
-    scratch: np.ndarray = np.empty((most_threads(), 4, unit_length(rows)), kind)
+    layout = in_units(rows, values, out)
+    args = (*layout.args, scale, shift, activation_number(activation), kind(slope))
+    scratch: np.ndarray = np.empty((most_threads(), 4, layout.length), kind)
     run(affine_parts, affine_part, values.size, args, scratch)
     return out
 
@@ -101,65 +96,56 @@ def normalize(x: np.ndarray, mean: np.ndarray, inv_std: np.ndarray, z: np.ndarra
 
 
 @jit_inline
-def encode_segments(
+def encode_span(
     first: int,
     size: int,
-    layout: tuple[Any, ...],
+    args: tuple[Any, ...],
     wanted: tuple[bool, bool],
     z: np.ndarray,
     flags: np.ndarray,
     rooms: np.ndarray,
 ) -> None:
     """Normalise (if wanted), flag (if wanted) and map (if there is an output) `size` values from flat index `first`."""
-    places, like, channels, inner, mean, inv_std, scale, shift, kind, slope = layout
-    length = unit_length_of(channels, inner)
-    unit, place, done = first // length, first % length, 0
-    while done < size:
-        i, at, c = segment_place(unit, place, channels, inner)
-        count = min(length - place, size - done)
-        row, last = row_at(places, 0, i, like), done + count
-        load(row, at, count, rooms[0])
-        x = window(row, at, count, rooms[0])
-        if inner == 1:
-            about, factor = mean[c : c + count], inv_std[c : c + count]
-            weight, bias = scale[c : c + count], shift[c : c + count]
-        else:
-            about, factor, weight, bias = rooms[1][:count], rooms[2][:count], rooms[3][:count], rooms[4][:count]
-            spread(mean, c, about)
-            spread(inv_std, c, factor)
-            spread(scale, c, weight)
-            spread(shift, c, bias)
-        if wanted[0]:
-            normalize(x, about, factor, z[done:last])
-        if wanted[1]:
-            flag(x, weight, bias, kind, flags[done:last])
-        if places.size > 2:
-            target = row_at(places, 1, i, like)
-            into = window(target, at, count, rooms[5])
-            activate(x, weight, bias, kind, slope, into)
-            store(target, at, count, into, False)
-        unit, place, done = unit + 1, 0, last
+    layout, vectors, kind, slope = args[:5], args[5], args[6], args[7]
+    places, like, channels, inner, dense = layout
+    read(0, first, size, layout, rooms[0])
+    x = window_if(dense, row_at(places, 0, 0, like), first, size, rooms[0])
+    if inner > 1:
+        for k in range(4):
+            spread_span(vectors[k], first, size, channels, inner, rooms[2 + k])
+    c = first % channels if inner == 1 else 0
+    if wanted[0]:
+        about = window_if(inner == 1, vectors[0], c, size, rooms[2])
+        normalize(x, about, window_if(inner == 1, vectors[1], c, size, rooms[3]), z)
+    weight = window_if(inner == 1, vectors[2], c, size, rooms[4])
+    bias = window_if(inner == 1, vectors[3], c, size, rooms[5])
+    if wanted[1]:
+        flag(x, weight, bias, kind, flags)
+    if places.size > 2:
+        into = window_if(dense, row_at(places, 1, 0, like), first, size, rooms[1])
+        activate(x, weight, bias, kind, slope, into)
+        write(1, first, size, layout, rooms[1])
 
 
 @jit
 def encode_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray) -> None:
     """Code (if `bits` > 0), flag (if there is a mask) and map (if there is an output) part t of the groups."""
-    layout, kind = args[:10], args[8]
-    total, bits, group, wide, stream, start = args[10:16]
-    codes, minima, wide_minima, steps, energy, mask = args[16:22]
-    q, z, flags = args[22][t], args[23][t], args[24][t]
+    layout, kind = args[:8], args[6]
+    total, bits, group, wide, stream, start = args[8:14]
+    codes, minima, wide_minima, steps, energy, mask = args[14:20]
+    q, z, flags = args[20][t], args[21][t], args[22][t]
     groups, each, spent = (total + group - 1) // group, 2 if kind == RELU6 else 1, 0.0
     for g in range(t * groups // parts, (t + 1) * groups // parts):
-        at, size = g * group, min(group, total - g * group)
-        encode_segments(at, size, layout, (bits > 0, mask.size > 0), z, flags, scratch[t])
+        at, end = g * group, min(total, (g + 1) * group)
+        for first in range(at, end, SPAN):
+            size = min(SPAN, end - first)
+            encode_span(first, size, layout, (bits > 0, mask.size > 0), z[first - at :], flags, scratch[t])
+            if mask.size > 0:
+                pack_span(flags, size, each, mask[first * each // 8 :])
         if bits > 0:
             into = codes[at * bits // 8 :]
-            spent += encode_group(z[:size], bits, wide, stream, start + at, q, into, g, minima, wide_minima, steps)
-        if mask.size > 0:
-            for first in range(0, size, SPAN):
-                count = min(SPAN, size - first)
-                copy(flags[first : first + count], q)
-                pack_span(q, count, each, mask[(at + first) * each // 8 :])
+            here = z[: end - at]
+            spent += encode_group(here, bits, wide, stream, start + at, q, into, g, minima, wide_minima, steps)
     energy[t] = spent
 
 
@@ -181,22 +167,25 @@ def _encode(
 ) -> np.ndarray:
     """Run the kernel that codes, flags and maps; returns the energy."""
     kind, threads = compute_type(rows.name), most_threads()
-    room: int = max(1, min(coding[1], values.size))
+    room = max(1, min(coding[1], values.size))
     energy = np.zeros(threads)
+    layout = in_order(rows, values) if out is None else in_order(rows, values, out)
     args = (
-        *(places_of(rows, values) if out is None else places_of(rows, values, out)),
-        *(rows.channels, rows.inner),
-        *(*vectors, activation_number(activation), kind(slope), values.size),
+        *layout.args,
+        layout.repeated(*vectors),
+        *(activation_number(activation), kind(slope), values.size),
         *coding,
         energy,
         np.empty(0, np.uint8) if mask is None else mask.reshape(-1),
         np.empty((threads, SPAN), np.uint8),
         np.empty((threads, room), np.float32),
-        np.empty((threads, room), np.uint8),
+        np.empty((threads, SPAN), np.uint8),
     )
-    run(encode_parts, encode_part, values.size, args, np.empty((threads, 6, room), kind))
-    with np.errstate(over="ignore"):
-        return energy.sum(keepdims=True).astype(np.float32)
+    run(encode_parts, encode_part, values.size, args, np.empty((threads, 6, SPAN), kind))
+    spent = energy.sum(keepdims=True)
+    # Beyond float32 it becomes an infinity; asking NumPy not to warn takes as long as a few checks of arguments.
+    with np.errstate(over="ignore") if spent[0] > LARGEST["float32"] else nullcontext():
+        return spent.astype(np.float32)
 
 
 # bits, group, wide, stream, start; codes, minima, wide minima, steps

@@ -1,4 +1,4 @@
-"""Rebuilding an activation from codes, and the statistics' share of a norm's gradient, in numba."""
+"""Rebuilding an activation from codes or values, and the statistics' share of a norm's gradient, in numba."""
 
 from __future__ import annotations
 
@@ -10,67 +10,51 @@ import numpy as np
 from kernels import norm_arguments
 from kernels._cpu_codes import SPAN, unpack_span
 from kernels._cpu_formats import bf16_value, load, store, window
-from kernels._cpu_group import decode_group, group_minimum, split_minima
+from kernels._cpu_group import NO_CODES, decode_group, group_minimum, split_minima
+from kernels._cpu_layout import in_order, in_units
+from kernels._cpu_loops import IDENTITY, RELU6, SIX, activate, activation_number, choose, subtract
 from kernels._cpu_rows import (
-    RELU6,
-    SIX,
-    activation_number,
-    choose,
-    copy,
-    places_of,
+    constants,
+    fetch,
+    read,
     row_at,
-    segment_place,
+    rows_ahead,
     spread,
-    unit_length,
-    unit_length_of,
+    spread_span,
     unit_place,
-    unit_range,
+    window_if,
+    write,
 )
 from kernels._cpu_threads import jit, jit_inline, jit_parallel, most_threads, run
 from kernels.formats import compute_type
 
 
 @jit_inline
-def affine_span(z: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
-    """out = weight * z + bias."""
-    for j in range(z.size):
-        a = weight[j] * z[j]
-        out[j] = a + bias[j]
-
-
-@jit_inline
 def rebuild_span(
-    first: int, size: int, layout: tuple[Any, ...], z: np.ndarray, flags: np.ndarray, rooms: np.ndarray
+    first: int, size: int, args: tuple[Any, ...], coded: bool, z: np.ndarray, flags: np.ndarray, rooms: np.ndarray
 ) -> None:
-    """Rebuild `size` values from flat index `first` on, given their zhat and flags."""
-    places, like, channels, inner, weight, bias, kind, slope = layout
-    made, chosen, length = rooms[2], rooms[3], unit_length_of(channels, inner)
-    unit, place, done = first // length, first % length, 0
-    while done < size:
-        _, _, c = segment_place(unit, place, channels, inner)
-        count = min(length - place, size - done)
-        if inner == 1:
-            factor, offset = weight[c:], bias[c:]
-        else:
-            factor, offset = rooms[0][:count], rooms[1][:count]
-            spread(weight, c, factor)
-            spread(bias, c, offset)
-        affine_span(z[done : done + count], factor, offset, made[done:])
-        unit, place, done = unit + 1, 0, done + count
-    choose(made[:size], flags, kind, slope, weight.dtype.type(SIX), chosen)
-    unit, place, done = first // length, first % length, 0
-    while done < size:
-        i, at, _ = segment_place(unit, place, channels, inner)
-        count = min(length - place, size - done)
-        row, part = row_at(places, 0, i, like), chosen[done : done + count]
-        store(row, at, count, part, False)
-        copy(part, window(row, at, count, part))
-        unit, place, done = unit + 1, 0, done + count
+    """Rebuild `size` values from flat index `first` on, given their flags, and zhat as z if `coded`."""
+    layout, weight, bias, kind, slope = args[:5], args[5][0], args[5][1], args[6], args[7]
+    places, like, channels, inner, dense = layout
+    if inner > 1:
+        spread_span(weight, first, size, channels, inner, rooms[2])
+        spread_span(bias, first, size, channels, inner, rooms[3])
+    c = first % channels if inner == 1 else 0
+    factor, offset = window_if(inner == 1, weight, c, size, rooms[2]), window_if(inner == 1, bias, c, size, rooms[3])
+    if coded:
+        load(z, 0, size, rooms[1])
+    else:
+        read(0, first, size, layout, rooms[1])
+    given = window_if(dense and not coded, row_at(places, 0, 0, like), first, size, rooms[1])
+    activate(window_if(coded, z, 0, size, given), factor, offset, IDENTITY, slope, rooms[0])
+    into = window_if(dense, row_at(places, 1, 0, like), first, size, rooms[1])
+    choose(rooms[0][:size], flags, kind, slope, weight.dtype.type(SIX), into)
+    write(1, first, size, layout, rooms[1])
 
 
 @jit
 def rebuild_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray) -> None:
-    """Rebuild part t of the groups."""
+    """Rebuild part t of the groups, from codes (`bits` > 0) or from values."""
     layout, total = args[:8], args[8]
     codes, minima, wide_minima, steps, bits, group = args[9:15]
     mask, q, flags, z = args[15], args[16][t], args[17][t], args[18][t]
@@ -79,11 +63,12 @@ def rebuild_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray)
         end = min(total, (g + 1) * group)
         for first in range(g * group, end, SPAN):
             size = min(SPAN, end - first)
-            minimum, step = group_minimum(g, minima, wide_minima), bf16_value(steps[g])
-            decode_group(codes[first * bits // 8 :], minimum, step, bits, size, q, z)
+            if bits > 0:
+                minimum, step = group_minimum(g, minima, wide_minima), bf16_value(steps[g])
+                decode_group(codes[first * bits // 8 :], minimum, step, bits, size, q, z)
             if mask.size > 0:
                 unpack_span(mask[first * each // 8 :], size, each, flags)
-            rebuild_span(first, size, layout, z, flags, scratch[t])
+            rebuild_span(first, size, layout, bits > 0, z, flags, scratch[t])
 
 
 @jit_parallel
@@ -112,53 +97,80 @@ def dequantize_affine(
     rows = norm_arguments.rows(where, "out", out, dtype, weight=weight, bias=bias)
     one = norm_arguments.coded(where, out, codes, minima, steps, bits, group)
     norm_arguments.mask(where, activation, mask, out.size, needed=True)
-    kind, threads = compute_type(rows.name), most_threads()
+    coding = (codes.reshape(-1), *split_minima(minima), steps.reshape(-1), one.bits, one.group)
+    _rebuild(rows, out, out, weight, bias, (activation, slope, mask), coding)
+    return out
+
+
+def rebuild_activation(
+    values: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    mask: np.ndarray | None,
+    out: np.ndarray,
+    *,
+    activation: str = "relu",
+    slope: float = 0.0,
+    dtype: str | None = None,
+) -> np.ndarray:
+    """As `kernels.reference.rebuild_activation`."""
+    where = "rebuild_activation"
+    rows = norm_arguments.rows(where, "values", values, dtype, {"out": out}, weight=weight, bias=bias)
+    norm_arguments.mask(where, activation, mask, values.size, needed=True)
+    _rebuild(rows, values, out, weight, bias, (activation, slope, mask), NO_CODES)
+    return out
+
+
+def _rebuild(
+    rows: norm_arguments.Rows,
+    values: np.ndarray,
+    out: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    how: tuple[str, float, np.ndarray | None],
+    coding: tuple[Any, ...],
+) -> None:
+    """Run the kernel that rebuilds `out`, from codes or from values."""
+    (activation, slope, mask), kind, threads = how, compute_type(rows.name), most_threads()
+    layout = in_order(rows, values, out)
     args = (
-        *places_of(rows, out),
-        rows.channels,
-        rows.inner,
-        weight,
-        bias,
-        activation_number(activation),
-        kind(slope),
-        out.size,
-        *(codes.reshape(-1), *split_minima(minima), steps.reshape(-1), one.bits, one.group),
+        *layout.args,
+        layout.repeated(weight, bias),
+        *(activation_number(activation), kind(slope), out.size),
+        *coding,
         np.empty(0, np.uint8) if mask is None else mask.reshape(-1),
         np.empty((threads, SPAN), np.uint8),
         np.ones((threads, SPAN), np.uint8),
         np.empty((threads, SPAN), np.float32),
     )
     run(rebuild_parts, rebuild_part, out.size, args, np.empty((threads, 4, SPAN), kind))
-    return out
-
-
-@jit
-def subtract_span(x: np.ndarray, mean: np.ndarray, constant: np.ndarray, slope: np.ndarray, into: np.ndarray) -> None:
-    """into -= constant + (x - mean) * slope."""
-    for j in range(x.size):
-        into[j] -= constant[j] + (x[j] - mean[j]) * slope[j]
 
 
 @jit
 def subtract_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray) -> None:
     """Part t of the units."""
-    places, like, outer, channels, inner, mean, constant, slope = args
+    places, like, units, length, channels, inner, total, mean, constant, slope = args
     rooms = scratch[t]
-    first, last, length = unit_range(t, parts, outer, channels, inner)
-    about, offset, factor = (mean, constant, slope) if inner == 1 else (rooms[2], rooms[3], rooms[4])
-    for unit in range(first, last):
+    about, offset, factor = rooms[2], rooms[3], rooms[4]
+    constants(mean, inner, about)
+    constants(constant, inner, offset)
+    constants(slope, inner, factor)
+    ahead = rows_ahead(length)
+    for unit in range(t * units // parts, (t + 1) * units // parts):
         i, c = unit_place(unit, channels, inner)
         if inner > 1:
             spread(mean, c, about)
             spread(constant, c, offset)
             spread(slope, c, factor)
-        row, into_row = row_at(places, 0, i, like), row_at(places, 1, i, like)
-        for place in range(0, length, rooms.shape[1]):
-            count, at = min(rooms.shape[1], length - place), c * inner + place
+        fetch(0, i + ahead, c * inner, length, places, like)
+        fetch(1, i + ahead, c * inner, length, places, like)
+        row, into_row, size = row_at(places, 0, i, like), row_at(places, 1, i, like), min(length, total - unit * length)
+        for place in range(0, size, rooms.shape[1]):
+            count, at = min(rooms.shape[1], size - place), c * inner + place
             load(row, at, count, rooms[0])
             load(into_row, at, count, rooms[1])
             into = window(into_row, at, count, rooms[1])
-            subtract_span(window(row, at, count, rooms[0]), about, offset, factor, into)
+            subtract(window(row, at, count, rooms[0]), about, offset, factor, into)
             store(into_row, at, count, into, False)
 
 
@@ -181,7 +193,8 @@ def subtract_norm_terms(
     where = "subtract_norm_terms"
     vectors = {"mean": mean, "constant": constant, "slope": slope}
     rows = norm_arguments.rows(where, "values", values, dtype, {"target": target}, **vectors)
-    scratch: np.ndarray = np.empty((most_threads(), 5, unit_length(rows)), compute_type(rows.name))
-    args = (*places_of(rows, values, target), rows.outer, rows.channels, rows.inner, mean, constant, slope)
+    layout = in_units(rows, values, target)
+    scratch: np.ndarray = np.empty((most_threads(), 5, layout.length), compute_type(rows.name))
+    args = (*layout.args, mean, constant, slope)
     run(subtract_parts, subtract_part, values.size, args, scratch)
     return target

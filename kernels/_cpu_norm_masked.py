@@ -9,56 +9,21 @@ import numpy as np
 
 from kernels import norm_arguments
 from kernels._cpu_codes import SPAN, unpack_span
-from kernels._cpu_formats import bf16_value, load, store, window
+from kernels._cpu_formats import bf16_value, load
 from kernels._cpu_group import decode_group, group_minimum
-from kernels._cpu_rows import (
-    RELU6,
-    ROWS_IN_FLOAT32,
-    choose,
-    collect,
-    copy,
-    flush,
-    places_of,
-    row_at,
-    segment_place,
-    spread,
-    total,
-    unit_length_of,
-)
+from kernels._cpu_layout import in_order
+from kernels._cpu_loops import RELU6, add_all_terms, choose
+from kernels._cpu_rows import ROWS_IN_FLOAT32, flush, read, row_at, spread_span, total_span, window_if, write
 from kernels._cpu_threads import jit, jit_inline, jit_parallel, most_threads, run
 from kernels.formats import compute_type
-
-
-@jit_inline
-def add_terms(
-    d: np.ndarray,
-    x: np.ndarray,
-    mean: np.ndarray,
-    scale: np.ndarray,
-    accumulate: bool,
-    into: np.ndarray,
-    sum_d: np.ndarray,
-    sum_dx: np.ndarray,
-) -> None:
-    """Add d and d * (x - mean) to the sums, and d * scale to the target, or put it there."""
-    for j in range(d.size):
-        sum_d[j] += d[j]
-        sum_dx[j] += d[j] * (x[j] - mean[j])
-    if accumulate:
-        for j in range(d.size):
-            into[j] += d[j] * scale[j]
-    else:
-        for j in range(d.size):
-            into[j] = d[j] * scale[j]
 
 
 @jit_inline
 def masked_span(
     first: int,
     size: int,
-    layout: tuple[Any, ...],
+    args: tuple[Any, ...],
     coded: bool,
-    how: tuple[int, float, bool],
     z: np.ndarray,
     flags: np.ndarray,
     near: np.ndarray,
@@ -69,48 +34,42 @@ def masked_span(
 
     Sums of (rows, C) go into `near`, which is to be moved into `sums` now and then.
     """
-    places, like, channels, inner, mean, scale = layout
-    kind, slope, accumulate = how
-    gated, length = rooms[3], unit_length_of(channels, inner)
-    collect(1, first, size, places, like, channels, inner, rooms[1])
-    choose(rooms[1][:size], flags, kind, slope, gated.dtype.type(0), gated)
-    unit, place, done = first // length, first % length, 0
-    while done < size:
-        i, at, c = segment_place(unit, place, channels, inner)
-        count = min(length - place, size - done)
-        row, into_row, x = row_at(places, 0, i, like), row_at(places, 2, i, like), rooms[0]
-        if accumulate:
-            load(into_row, at, count, rooms[2])
-        into = window(into_row, at, count, rooms[2])
-        if coded:
-            copy(z[done : done + count], x)
-        else:
-            load(row, at, count, rooms[0])
-            x = window(row, at, count, rooms[0])
-        if inner == 1:
-            about, factor, sum_d, sum_dx = mean[c:], scale[c:], near[0, c:], near[1, c:]
-        else:
-            about, factor, sum_d, sum_dx = rooms[4][:count], rooms[5][:count], rooms[6][:count], rooms[7][:count]
-            spread(mean, c, about)
-            spread(scale, c, factor)
-            sum_d[:] = 0
-            sum_dx[:] = 0
-        add_terms(gated[done : done + count], x, about, factor, accumulate, into, sum_d, sum_dx)
-        if inner > 1:
-            sums[0, c] += total(sum_d)
-            sums[1, c] += total(sum_dx)
-        store(into_row, at, count, into, False)
-        unit, place, done = unit + 1, 0, done + count
+    layout, vectors, (kind, slope, accumulate) = args[:5], args[5], args[6:9]
+    mean, scale = vectors[0], vectors[1]
+    places, like, channels, inner, dense = layout
+    read(1, first, size, layout, rooms[1])
+    d = window_if(dense, row_at(places, 1, 0, like), first, size, rooms[1])
+    gated = rooms[3][:size]
+    choose(d, flags, kind, slope, rooms.dtype.type(0), gated)
+    if coded:
+        load(z, 0, size, rooms[0])
+    else:
+        read(0, first, size, layout, rooms[0])
+    given = window_if(dense and not coded, row_at(places, 0, 0, like), first, size, rooms[0])
+    x = window_if(coded, z, 0, size, given)
+    if accumulate:
+        read(2, first, size, layout, rooms[2])
+    into = window_if(dense, row_at(places, 2, 0, like), first, size, rooms[2])
+    if inner > 1:
+        spread_span(mean, first, size, channels, inner, rooms[4])
+        spread_span(scale, first, size, channels, inner, rooms[5])
+        rooms[6:8, :size] = 0
+    c = first % channels if inner == 1 else 0
+    about, factor = window_if(inner == 1, mean, c, size, rooms[4]), window_if(inner == 1, scale, c, size, rooms[5])
+    sum_d, sum_dx = window_if(inner == 1, near[0], c, size, rooms[6]), window_if(inner == 1, near[1], c, size, rooms[7])
+    add_all_terms(size, accumulate, (gated, x, about, factor, factor, slope, into, sum_d, sum_dx))
+    if inner > 1:
+        total_span(sum_d, first, channels, inner, sums[0])
+        total_span(sum_dx, first, channels, inner, sums[1])
+    write(2, first, size, layout, rooms[2])
 
 
 @jit
 def masked_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray) -> None:
     """Part t of the groups: gradient by the mask, values as they are or (`bits` > 0) from codes."""
-    layout, how = args[:6], args[6:9]
     codes, minima, wide_minima, steps, bits, group = args[9:15]
     total_count, sums, near, mask, q, flags, z = args[15:]
-    groups, each = (total_count + group - 1) // group, 2 if how[0] == RELU6 else 1
-    pending = 0
+    groups, each, spans = (total_count + group - 1) // group, 2 if args[6] == RELU6 else 1, 0
     for g in range(t * groups // parts, (t + 1) * groups // parts):
         end = min(total_count, (g + 1) * group)
         for first in range(g * group, end, SPAN):
@@ -120,11 +79,11 @@ def masked_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray) 
                 decode_group(codes[first * bits // 8 :], minimum, step, bits, size, q[t], z[t])
             if mask.size > 0:
                 unpack_span(mask[first * each // 8 :], size, each, flags[t])
-            masked_span(first, size, layout, bits > 0, how, z[t], flags[t], near[t], sums[t], scratch[t])
-            pending += size
-            if pending >= ROWS_IN_FLOAT32 * near.shape[2]:
+            masked_span(first, size, args[:9], bits > 0, z[t], flags[t], near[t], sums[t], scratch[t])
+            spans += 1
+            # A span adds at most once to a sum.
+            if spans % ROWS_IN_FLOAT32 == 0 and args[3] == 1:
                 flush(near[t], sums[t])
-                pending = 0
     flush(near[t], sums[t])
 
 
@@ -147,10 +106,11 @@ def masked_sums(
 ) -> np.ndarray:
     """Run the kernel that takes flags from a mask; returns the two sums, (2, C) float64."""
     threads, kind = most_threads(), compute_type(rows.name)
-    sums = np.zeros((threads, 2, rows.channels))
+    layout = in_order(rows, values, d_out, target)
+    sums = layout.no_sums(threads)
     args = (
-        *places_of(rows, values, d_out, target),
-        *(rows.channels, rows.inner, mean, scale),
+        *layout.args,
+        layout.repeated(mean, scale),
         *how,
         *coding,
         d_out.size,
@@ -162,4 +122,4 @@ def masked_sums(
         np.empty((threads, SPAN), np.float32),
     )
     run(masked_parts, masked_part, d_out.size, args, np.empty((threads, 8, SPAN), kind))
-    return sums.sum(axis=0)
+    return layout.summed(sums)

@@ -1,54 +1,39 @@
 """Access of numba kernels to arrays of channels, (rows, C) or (N, C, P), that may be channel slices of wider buffers.
 
-Kernels get addresses and make contiguous rows of them, for only on such does the compiler make vectors. Work goes by
-*units*, a row of (rows, C) or a plane of (N, C, P), or by the flat order of codes and masks, in segments of units. In
-planes a channel's constants are first spread over a vector, so that one loop serves both layouts. Loops choose by masks
-over whole spans and read before they choose: what does not become vectors becomes branches, often guessed wrong.
+Kernels get addresses and make contiguous rows of them. Some go by *units*: a row of (rows, C), several rows at a time
+where they are short and lie without gaps, or a plane of (N, C, P). Those that code or use masks go in the flat order of
+codes, a span at a time, read in place where arrays have no gaps and collected from segments of units where they have.
+A channel's constants stand in vectors, repeated as often as a unit or a span may need them; in planes they are first
+spread over a vector, so that one loop serves both layouts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
-from kernels._cpu_formats import load, window
+from kernels._cpu_formats import load, store, window
+from kernels._cpu_loops import copy
 from kernels._cpu_threads import jit, jit_inline, jit_sum
-from kernels.norm_arguments import Rows
 
-# Types that kernels see 16-bit formats as, and the others.
-KINDS: Mapping[str, type] = MappingProxyType(
-    {"float16": np.int16, "bfloat16": np.uint16, "float32": np.float32, "float64": np.float64}
-)
 # More values than a row can have.
 ENDLESS = 2**48
-# Values of a plane that are worked on together.
-SEGMENT = 1024
+# A processor that waits for memory does nothing else: rows are asked for this many values ahead, but 16 rows at most.
+VALUES_AHEAD = 512
+ROWS_AHEAD = 16
+LINE_BYTES = 64
 # Rows summed in float32 before the sums go on in float64.
 ROWS_IN_FLOAT32 = 32
-IDENTITY, RELU, RELU6, LEAKY_RELU = range(4)
-ACTIVATION_NAMES = ("identity", "relu", "relu6", "leaky_relu")
-SIX = 6.0
-
-
-def places_of(rows: Rows, *arrays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where arrays of channels lie: address of the first row and bytes from row to row; and an array of their type.
-
-    Addresses, because views of other layouts would be other types to numba, and each mix of types a compilation. The
-    arrays have to outlive the call.
-    """
-    numbers = [part for array in arrays for part in (array.ctypes.data, array.strides[0])]
-    return np.array(numbers, np.int64), np.empty(0, KINDS[rows.name])
 
 
 def _row_at(typing_context: Any, places: Any, k: Any, i: Any, like: Any) -> Any:
-    """Row i of the k-th array of `places_of`, of the type of `like`; it has no end that is known here."""
+    """Row i of the k-th array, of the type of `like`; it has no end that is known here."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         table = make_array(signature.args[0])(context, builder, arguments[0])
@@ -76,27 +61,52 @@ def _row_at(typing_context: Any, places: Any, k: Any, i: Any, like: Any) -> Any:
 row_at: Any = intrinsic(_row_at)
 
 
-def activation_number(name: str) -> int:
-    """The activation as kernels take it."""
-    return ACTIVATION_NAMES.index(name)
+def _fetch_line(typing_context: Any, row: Any, at: Any) -> Any:
+    """Ask for the part of memory that holds row[at], which may lie behind the row's end."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = make_array(signature.args[0])(context, builder, arguments[0]).data
+        index = context.cast(builder, arguments[1], signature.args[1], types.intp)
+        place, number = builder.bitcast(builder.gep(data, [index]), ir.IntType(8).as_pointer()), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [place, *(ir.Constant(number, one) for one in (0, 3, 1))])  # to read, to keep, data
+        return context.get_dummy_value()
+
+    return types.void(row, at), generate
 
 
-def unit_length(rows: Rows) -> int:
-    """Values of a unit that are worked on together."""
-    return rows.channels if rows.inner == 1 else min(rows.inner, SEGMENT)
+fetch_line: Any = intrinsic(_fetch_line)
 
 
-@jit_inline
-def unit_length_of(channels: int, inner: int) -> int:
-    """Values of a unit."""
-    return channels if inner == 1 else inner
+def _window_if(typing_context: Any, use: Any, row: Any, first: Any, count: Any, buffer: Any) -> Any:
+    """row[first:first + count] if `use` and if it has the buffer's type, else buffer[:count]."""
+    same = row.dtype == buffer.dtype
+    result = types.Array(buffer.dtype, 1, "C")
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = make_array(signature.args[4])(context, builder, arguments[4]).data
+        whole = make_array(signature.args[1])(context, builder, arguments[1])
+        if same:
+            index = context.cast(builder, arguments[2], signature.args[2], types.intp)
+            chosen = context.cast(builder, arguments[0], signature.args[0], types.boolean)
+            data = builder.select(chosen, builder.gep(whole.data, [index]), data)
+        itemsize = context.get_constant(types.intp, context.get_abi_sizeof(context.get_value_type(buffer.dtype)))
+        made = make_array(result)(context, builder)
+        populate_array(
+            made,
+            data=data,
+            shape=[context.cast(builder, arguments[3], signature.args[3], types.intp)],
+            strides=[itemsize],
+            itemsize=itemsize,
+            meminfo=None,
+        )
+        return made._getvalue()
+
+    return result(use, row, first, count, buffer), generate
 
 
-@jit_inline
-def unit_range(t: int, parts: int, outer: int, channels: int, inner: int) -> tuple[int, int, int]:
-    """First and last unit (exclusive) of part t, and the values of a unit."""
-    units = outer if inner == 1 else outer * channels
-    return t * units // parts, (t + 1) * units // parts, unit_length_of(channels, inner)
+window_if: Any = intrinsic(_window_if)
 
 
 @jit_inline
@@ -107,7 +117,7 @@ def unit_place(unit: int, channels: int, inner: int) -> tuple[int, int]:
 
 @jit_inline
 def segment_place(unit: int, place: int, channels: int, inner: int) -> tuple[int, int, int]:
-    """Row of a unit, place in the row and channel of the unit's value number `place`."""
+    """Row of a row or plane, place in the row and channel of its value number `place`."""
     if inner == 1:
         return unit, place, place
     row = unit // channels
@@ -116,18 +126,56 @@ def segment_place(unit: int, place: int, channels: int, inner: int) -> tuple[int
 
 
 @jit_inline
-def collect(
-    k: int, first: int, size: int, places: np.ndarray, like: np.ndarray, channels: int, inner: int, out: np.ndarray
-) -> None:
-    """`size` values from flat index `first` on of the k-th array, one after the other, in the type of `out`."""
-    length = unit_length_of(channels, inner)
-    unit, place, done = first // length, first % length, 0
+def rows_ahead(length: int) -> int:
+    """How many units before their turn units of this length are asked for."""
+    return max(1, min(ROWS_AHEAD, VALUES_AHEAD // max(length, 1)))
+
+
+@jit_inline
+def fetch(k: int, i: int, at: int, count: int, places: np.ndarray, like: np.ndarray) -> None:
+    """Ask for `count` values of row i of the k-th array, which will soon be needed, and may not exist."""
+    row = row_at(places, k, i, like)
+    for place in range(at, at + count, LINE_BYTES // like.itemsize):
+        fetch_line(row, place)
+    fetch_line(row, at + count - 1)
+
+
+@jit_inline
+def read(k: int, first: int, size: int, layout: tuple[Any, ...], buffer: np.ndarray) -> None:
+    """Bring `size` values from flat index `first` on of the k-th array into the buffer, if not used in place."""
+    places, like, channels, inner, dense = layout
+    if dense:
+        fetch(k, 0, first + VALUES_AHEAD, size, places, like)
+        load(row_at(places, k, 0, like), first, size, buffer)
+        return
+    length = channels if inner == 1 else inner
+    unit, place, done, ahead = first // length, first % length, 0, rows_ahead(length) if inner == 1 else 0
     while done < size:
         i, at, _ = segment_place(unit, place, channels, inner)
         count = min(length - place, size - done)
-        row, into = row_at(places, k, i, like), out[done : done + count]
+        row, into = row_at(places, k, i, like), buffer[done : done + count]
+        fetch(k, i + ahead, at, count, places, like)
         load(row, at, count, into)
         copy(window(row, at, count, into), into)
+        unit, place, done = unit + 1, 0, done + count
+
+
+@jit_inline
+def write(k: int, first: int, size: int, layout: tuple[Any, ...], buffer: np.ndarray) -> None:
+    """Put `size` values of the buffer at flat index `first` of the k-th array, if they are not there."""
+    places, like, channels, inner, dense = layout
+    if dense:
+        store(row_at(places, k, 0, like), first, size, buffer, False)
+        return
+    length = channels if inner == 1 else inner
+    unit, place, done, ahead = first // length, first % length, 0, rows_ahead(length) if inner == 1 else 0
+    while done < size:
+        i, at, _ = segment_place(unit, place, channels, inner)
+        count = min(length - place, size - done)
+        fetch(k, i + ahead, at, count, places, like)
+        row, part = row_at(places, k, i, like), buffer[done : done + count]
+        store(row, at, count, part, False)
+        copy(part, window(row, at, count, part))
         unit, place, done = unit + 1, 0, done + count
 
 
@@ -139,10 +187,31 @@ def spread(vector: np.ndarray, c: int, buffer: np.ndarray) -> None:
 
 
 @jit_inline
-def copy(source: np.ndarray, into: np.ndarray) -> None:
-    """Copy a vector to the beginning of another; an assignment of slices would first make a copy of its own."""
-    for j in range(source.size):
-        into[j] = source[j]
+def constants(vector: np.ndarray, inner: int, room: np.ndarray) -> None:
+    """For rows, fill the room with a vector's constants, repeated (planes are to be `spread` one by one)."""
+    if inner == 1:
+        for first in range(0, room.size, vector.size):
+            copy(vector[: room.size - first], room[first:])
+
+
+@jit_inline
+def spread_span(vector: np.ndarray, first: int, size: int, channels: int, inner: int, buffer: np.ndarray) -> None:
+    """Fill the buffer with the constants of `size` values from flat index `first` on of planes."""
+    unit, place, done = first // inner, first % inner, 0
+    while done < size:
+        count = min(inner - place, size - done)
+        spread(vector, unit % channels, buffer[done : done + count])
+        unit, place, done = unit + 1, 0, done + count
+
+
+@jit_inline
+def total_span(values: np.ndarray, first: int, channels: int, inner: int, sums: np.ndarray) -> None:
+    """Add values from flat index `first` on of planes to their channels' sums."""
+    unit, place, done = first // inner, first % inner, 0
+    while done < values.size:
+        count = min(inner - place, values.size - done)
+        sums[unit % channels] += total(values[done : done + count])
+        unit, place, done = unit + 1, 0, done + count
 
 
 @jit
@@ -162,87 +231,3 @@ def total(vector: np.ndarray) -> Any:
     for j in range(vector.size):
         s += np.float64(vector[j])
     return s
-
-
-@jit_inline
-def activate(x: np.ndarray, scale: np.ndarray, shift: np.ndarray, kind: int, slope: float, out: np.ndarray) -> None:
-    """out = activation(x * scale + shift); NaN passes. x and out may be one array."""
-    zero, six = out.dtype.type(0), out.dtype.type(SIX)
-    if kind == LEAKY_RELU:
-        for j in range(x.size):
-            u = x[j] * scale[j]
-            u = u + shift[j]
-            out[j] = u if u > zero else u * slope
-        return
-    if kind == IDENTITY:
-        for j in range(x.size):
-            u = x[j] * scale[j]
-            out[j] = u + shift[j]
-    elif kind == RELU:
-        for j in range(x.size):
-            u = x[j] * scale[j]
-            u = u + shift[j]
-            out[j] = zero if u < zero else u
-    else:
-        for j in range(x.size):
-            u = x[j] * scale[j]
-            u = u + shift[j]
-            u = zero if u < zero else u
-            out[j] = six if u > six else u
-
-
-@jit_inline
-def flag(x: np.ndarray, scale: np.ndarray, shift: np.ndarray, kind: int, flags: np.ndarray) -> None:
-    """The activation's mask, a byte a value: u > 0, or the region of relu6."""
-    zero, six = x.dtype.type(0), x.dtype.type(SIX)
-    if kind == RELU6:
-        for j in range(x.size):
-            u = x[j] * scale[j]
-            u = u + shift[j]
-            flags[j] = np.uint8(0) if u <= zero else (np.uint8(2) if u >= six else np.uint8(1))
-    else:
-        for j in range(x.size):
-            u = x[j] * scale[j]
-            u = u + shift[j]
-            flags[j] = np.uint8(u > zero)
-
-
-@jit_inline
-def gate(
-    d: np.ndarray, x: np.ndarray, scale: np.ndarray, shift: np.ndarray, kind: int, slope: float, out: np.ndarray
-) -> None:
-    """out = d times the derivative at x * scale + shift of identity, relu6 or leaky_relu (relu has its own loop)."""
-    zero, six = out.dtype.type(0), out.dtype.type(SIX)
-    if kind == IDENTITY:
-        for j in range(d.size):
-            out[j] = d[j]
-    elif kind == RELU6:
-        for j in range(d.size):
-            u = x[j] * scale[j]
-            u = u + shift[j]
-            value = d[j]
-            out[j] = zero if (u <= zero) | (u >= six) else value
-    else:
-        for j in range(d.size):
-            u = x[j] * scale[j]
-            u = u + shift[j]
-            value = d[j]
-            out[j] = value if u > zero else value * slope
-
-
-@jit_inline
-def choose(d: np.ndarray, flags: np.ndarray, kind: int, slope: float, high: float, out: np.ndarray) -> None:
-    """out = d where the flag is 1; else what is left of it: `high` at 2, d * slope for leaky_relu, or 0."""
-    zero = out.dtype.type(0)
-    if kind == IDENTITY:
-        for j in range(d.size):
-            out[j] = d[j]
-    elif kind == LEAKY_RELU:
-        for j in range(d.size):
-            value = d[j]
-            out[j] = value if flags[j] == 1 else value * slope
-    else:
-        for j in range(d.size):
-            value = d[j]
-            other = high if flags[j] == 2 else zero
-            out[j] = value if flags[j] == 1 else other

@@ -8,35 +8,14 @@ from kernels import _cuda_device, _cuda_plan, arguments, checks, norm_arguments
 from kernels._cuda_device import Device
 from kernels._cuda_group import coded_outputs, f64, i32, i64, is_wide, mixed, summed_energy, u64
 from kernels._cuda_plan import ChannelPlan
+from kernels._cuda_rows import last, number, shape_of, stride_of
 from kernels.norm_arguments import Rows
 from kernels.quantized import Quantized
 
 
-def _number(activation: str) -> Any:
-    """An activation as the kernels take it."""
-    return i32(checks.ACTIVATIONS.index(activation))
-
-
-def _last(array: Any) -> bool:
-    """Whether channels are the last dimension."""
-    return len(array.shape) == 2
-
-
-def _stride(where: str, array: Any) -> Any:
-    """Elements from one row or sample to the next."""
-    stride, rest = divmod(array.strides[0], array.itemsize)
-    if rest:
-        raise ValueError(f"{where}: rows lie {array.strides[0]} bytes apart, which is no multiple of {array.itemsize}")
-    return i64(stride)
-
-
-def _shape(rows: Rows) -> list[Any]:
-    return [i64(rows.outer), i64(rows.channels), i64(rows.inner)]
-
-
 def _sum_plan(where: str, rows: Rows, array: Any) -> tuple[ChannelPlan, list[Any]]:
     """The plan of a pass that sums over channels, also as the kernels take it."""
-    plan = _cuda_plan.channels(where, rows.outer, rows.channels, rows.inner, _last(array))
+    plan = _cuda_plan.channels(where, rows.outer, rows.channels, rows.inner, last(array))
     return plan, [i32(plan.tile), i64(plan.tiles), i64(plan.chunk), i64(plan.chunks)]
 
 
@@ -47,9 +26,9 @@ def channel_statistics(values: Any, *, dtype: str | None = None) -> tuple[Any, A
     rows = norm_arguments.statistics(where, a["values"], dtype)
     plan, tile = _sum_plan(where, rows, a["values"])
     partial = gpu.empty(2 * rows.channels * plan.chunks, "float64")
-    stride = _stride(where, a["values"])
-    parameters = (rows.name, _last(a["values"]))
-    gpu.run("channel_statistics", parameters, plan.total, a["values"], stride, partial, *_shape(rows), *tile)
+    stride = stride_of(where, a["values"])
+    parameters = (rows.name, last(a["values"]))
+    gpu.run("channel_statistics", parameters, plan.total, a["values"], stride, partial, *shape_of(rows), *tile)
     mean, variance = (gpu.empty(rows.channels, "float64" if rows.wide else "float32") for _ in range(2))
     gpu.run(
         "finish_statistics",
@@ -80,10 +59,10 @@ def affine_activation(
     norm_arguments.mask(where, activation, a["mask"], x.size, needed=False)
     gpu.run(
         "affine_activation",
-        (rows.name, _last(x)),
+        (rows.name, last(x)),
         _cuda_plan.octets(where, x.size),
-        *(x, _stride(where, x), a["scale"], a["shift"], a["out"], _stride(where, a["out"]), a["mask"]),
-        *(*_shape(rows), _number(activation), f64(slope)),
+        *(x, stride_of(where, x), a["scale"], a["shift"], a["out"], stride_of(where, a["out"]), a["mask"]),
+        *(*shape_of(rows), number(activation), f64(slope)),
     )
     return out
 
@@ -129,50 +108,15 @@ def normalize_quantize_mask(
     partial = gpu.empty(plan.total, "float64")
     gpu.run(
         "normalize_quantize_mask",
-        (rows.name, _last(x)),
+        (rows.name, last(x)),
         plan.total,
-        *(x, _stride(where, x), *(a[name] for name in vectors)),
-        *(a["out"], i64(0) if out is None else _stride(where, a["out"]), *into, flags, partial),
-        *(*_shape(rows), i32(run.bits), i32(run.group), i32(plan.groups_per_block), i32(wide_minimum)),
-        *(_number(activation), f64(slope), mixed(run.seed), u64(run.start)),
+        *(x, stride_of(where, x), *(a[name] for name in vectors)),
+        *(a["out"], i64(0) if out is None else stride_of(where, a["out"]), *into, flags, partial),
+        *(*shape_of(rows), i32(run.bits), i32(run.group), i32(plan.groups_per_block), i32(wide_minimum)),
+        *(number(activation), f64(slope), mixed(run.seed), u64(run.start)),
     )
     energy = summed_energy(gpu, partial, 1, plan.blocks)
     return Quantized(*made, energy, mask=flags if mask is None else mask)
-
-
-def dequantize_affine(
-    codes: Any,
-    minima: Any,
-    steps: Any,
-    bits: int,
-    weight: Any,
-    bias: Any,
-    out: Any,
-    *,
-    group: int = 256,
-    activation: str = "relu",
-    slope: float = 0.0,
-    mask: Any = None,
-    dtype: str | None = None,
-) -> Any:
-    """As `kernels.reference.dequantize_affine`."""
-    where = "dequantize_affine"
-    gpu, a = _cuda_device.opened(
-        where, codes=codes, minima=minima, steps=steps, weight=weight, bias=bias, out=out, mask=mask
-    )
-    y = a["out"]
-    rows = norm_arguments.rows(where, "out", y, dtype, weight=a["weight"], bias=a["bias"])
-    run = norm_arguments.coded(where, y, a["codes"], a["minima"], a["steps"], bits, group)
-    norm_arguments.mask(where, activation, a["mask"], y.size, needed=True)
-    gpu.run(
-        "dequantize_affine",
-        (rows.name, _last(y)),
-        _cuda_plan.octets(where, y.size),
-        *(a["codes"], a["minima"], a["steps"], a["weight"], a["bias"], a["mask"], y, _stride(where, y)),
-        *(*_shape(rows), i32(run.bits), i32(run.group), i32(is_wide(a["minima"]))),
-        *(_number(activation), f64(slope)),
-    )
-    return out
 
 
 def _finished_sums(where: str, gpu: Device, rows: Rows, partial: Any, plan: ChannelPlan) -> tuple[Any, Any]:
@@ -210,11 +154,11 @@ def norm_backward(
     partial = gpu.empty(2 * rows.channels * plan.chunks, "float64")
     gpu.run(
         "norm_backward",
-        (rows.name, _last(x)),
+        (rows.name, last(x)),
         plan.total,
-        *(a["d_out"], _stride(where, a["d_out"]), x, _stride(where, x), *(a[name] for name in vectors)),
-        *(a["mask"], a["target"], _stride(where, a["target"]), partial, *_shape(rows), *tile),
-        *(_number(activation), i32(bool(accumulate)), f64(slope)),
+        *(a["d_out"], stride_of(where, a["d_out"]), x, stride_of(where, x), *(a[name] for name in vectors)),
+        *(a["mask"], a["target"], stride_of(where, a["target"]), partial, *shape_of(rows), *tile),
+        *(number(activation), i32(bool(accumulate)), f64(slope)),
     )
     return _finished_sums(where, gpu, rows, partial, plan)
 
@@ -248,29 +192,11 @@ def norm_backward_coded(
     partial = gpu.empty(2 * rows.channels * plan.chunks, "float64")
     gpu.run(
         "norm_backward_coded",
-        (rows.name, _last(d)),
+        (rows.name, last(d)),
         plan.total,
-        *(d, _stride(where, d), a["codes"], a["minima"], a["steps"], a["scale"], a["mask"]),
-        *(a["target"], _stride(where, a["target"]), partial, *_shape(rows), *tile),
+        *(d, stride_of(where, d), a["codes"], a["minima"], a["steps"], a["scale"], a["mask"]),
+        *(a["target"], stride_of(where, a["target"]), partial, *shape_of(rows), *tile),
         *(i32(run.bits), i32(run.group), i32(is_wide(a["minima"]))),
-        *(_number(activation), i32(bool(accumulate)), f64(slope)),
+        *(number(activation), i32(bool(accumulate)), f64(slope)),
     )
     return _finished_sums(where, gpu, rows, partial, plan)
-
-
-def subtract_norm_terms(
-    target: Any, values: Any, mean: Any, constant: Any, slope: Any, *, dtype: str | None = None
-) -> Any:
-    """As `kernels.reference.subtract_norm_terms`."""
-    where = "subtract_norm_terms"
-    vectors = {"mean": mean, "constant": constant, "slope": slope}
-    gpu, a = _cuda_device.opened(where, target=target, values=values, **vectors)
-    x, into = a["values"], a["target"]
-    rows = norm_arguments.rows(where, "values", x, dtype, {"target": into}, **{name: a[name] for name in vectors})
-    gpu.run(
-        "subtract_norm_terms",
-        (rows.name, _last(x)),
-        _cuda_plan.octets(where, x.size),
-        *(into, _stride(where, into), x, _stride(where, x), *(a[name] for name in vectors), *_shape(rows)),
-    )
-    return target

@@ -44,6 +44,7 @@ KERNELS: Mapping[str, tuple[str, Sequence[Sequence[str]]]] = MappingProxyType(
         "affine_activation": ("norm.cu", (_FORMATS, _LAYOUTS)),
         "normalize_quantize_mask": ("norm.cu", (_FORMATS, _LAYOUTS)),
         "dequantize_affine": ("norm.cu", (_FORMATS, _LAYOUTS)),
+        "rebuild_activation": ("norm.cu", (_FORMATS, _LAYOUTS)),
         "subtract_norm_terms": ("norm.cu", (_FORMATS, _LAYOUTS)),
         "channel_statistics": ("channel_sums.cu", (_FORMATS, _LAYOUTS)),
         "finish_statistics": ("channel_sums.cu", (_FORMATS,)),

@@ -2,7 +2,8 @@
 
 Arrays are (rows, C), channels last, or (N, C, P), with any stride in the first dimension, so that a channel slice of a
 wider buffer passes. Vectors have one element a channel, float32 (float64 for float64 arrays), the type of arithmetic.
-Codes and masks run over the view in row-major order, without its gaps.
+A product with a sum, a * b + c, is rounded once in float32 and twice in float64. Codes and masks run over the view in
+row-major order, without its gaps.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from kernels import arguments, checks, norm_arguments
-from kernels._reference_exact import pack_integers, regions, unpack_bits, unpack_regions
+from kernels._reference_activation import activate, affine, mask_of, masked, multiply_add, rebuilt, rows_of
 from kernels._reference_group import decode_run, quantize
 from kernels.formats import narrow, widen
 from kernels.quantized import Quantized
@@ -23,7 +24,7 @@ def channel_statistics(values: np.ndarray, *, dtype: str | None = None) -> tuple
         TypeError, ValueError: arguments that do not fit; a channel without values.
     """
     name = norm_arguments.statistics("channel_statistics", values, dtype).name
-    x = _rows(widen(values, name)).astype(np.float64)
+    x = rows_of(widen(values, name)).astype(np.float64)
     kind = np.float64 if name == "float64" else np.float32
     return x.mean(axis=(0, 2)).astype(kind), x.var(axis=(0, 2)).astype(kind)
 
@@ -41,6 +42,8 @@ def affine_activation(
 ) -> np.ndarray:
     """out = activation(values * scale + shift), and the activation's mask where an array for it is given.
 
+    values * scale + shift is rounded once (float64: twice); its sign is exact, and the mask the same in all backends.
+
     Args:
         values, out: same shape and dtype; out may be values.
         activation: identity, relu, relu6, or leaky_relu with `slope`.
@@ -49,10 +52,10 @@ def affine_activation(
     where = "affine_activation"
     name = norm_arguments.rows(where, "values", values, dtype, {"out": out}, scale=scale, shift=shift).name
     norm_arguments.mask(where, activation, mask, values.size, needed=False)
-    u = _affine(_rows(widen(values, name)), scale, shift)
+    u = affine(rows_of(widen(values, name)), scale, shift)
     if mask is not None:
-        mask.reshape(-1)[...] = _mask(u, activation)
-    _rows(out)[...] = narrow(_activate(u, activation, slope), name).view(out.dtype)
+        mask.reshape(-1)[...] = mask_of(u, activation)
+    rows_of(out)[...] = narrow(activate(u, activation, slope), name).view(out.dtype)
     return out
 
 
@@ -93,7 +96,7 @@ def normalize_quantize_mask(
     arguments.group_run(where, name, values.size, bits, seed, group, start, wide_minimum, (codes, minima, steps))
     if mask is None and activation != "identity":
         mask = np.empty(checks.mask_bytes(activation, values.size), np.uint8)
-    x = _rows(widen(values, name))
+    x = rows_of(widen(values, name))
     with np.errstate(all="ignore"):
         zhat = ((x - mean[:, None]) * inv_std[:, None]).astype(np.float32)
     coded = quantize(
@@ -107,11 +110,11 @@ def normalize_quantize_mask(
         minima=minima,
         steps=steps,
     )
-    u = _affine(x, scale, shift)
+    u = affine(x, scale, shift)
     if mask is not None:
-        mask.reshape(-1)[...] = _mask(u, activation)
+        mask.reshape(-1)[...] = mask_of(u, activation)
     if out is not None:
-        _rows(out)[...] = narrow(_activate(u, activation, slope), name).view(out.dtype)
+        rows_of(out)[...] = narrow(activate(u, activation, slope), name).view(out.dtype)
     return Quantized(coded.codes, coded.minima, coded.steps, coded.energy, mask=mask)
 
 
@@ -139,11 +142,38 @@ def dequantize_affine(
     name = norm_arguments.rows(where, "out", out, dtype, weight=weight, bias=bias).name
     run = norm_arguments.coded(where, out, codes, minima, steps, bits, group)
     norm_arguments.mask(where, activation, mask, out.size, needed=True)
-    zhat = decode_run(codes, minima, steps, run).astype(weight.dtype).reshape(_rows(out).shape)
-    a = _masked(_affine(zhat, weight, bias), mask, activation, slope)
-    if activation == "relu6" and mask is not None:
-        a = np.where(unpack_regions(mask, a.size).reshape(a.shape) == 2, a.dtype.type(6), a)
-    _rows(out)[...] = narrow(a, name).view(out.dtype)
+    zhat = decode_run(codes, minima, steps, run).astype(weight.dtype).reshape(rows_of(out).shape)
+    a = rebuilt(zhat, weight, bias, mask, activation, slope)
+    rows_of(out)[...] = narrow(a, name).view(out.dtype)
+    return out
+
+
+def rebuild_activation(
+    values: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    mask: np.ndarray | None,
+    out: np.ndarray,
+    *,
+    activation: str = "relu",
+    slope: float = 0.0,
+    dtype: str | None = None,
+) -> np.ndarray:
+    """`dequantize_affine` of values that are zhat already: out = what the mask chooses of weight * values + bias.
+
+    For zhat that was decoded once, into a buffer, from where many layers read it, each with a mask, weight and bias of
+    its own: a dense block's features. As there, nothing is clamped: relu gives the sum or 0, leaky_relu the sum or
+    `slope` times it, relu6 0, the sum or 6, as the mask says.
+
+    Args:
+        values, out: same shape and dtype, of any row strides; out may be values.
+        mask: of the activation, over the view in row-major order; None for identity only.
+    """
+    where = "rebuild_activation"
+    name = norm_arguments.rows(where, "values", values, dtype, {"out": out}, weight=weight, bias=bias).name
+    norm_arguments.mask(where, activation, mask, values.size, needed=True)
+    a = rebuilt(rows_of(widen(values, name)), weight, bias, mask, activation, slope)
+    rows_of(out)[...] = narrow(a, name).view(out.dtype)
     return out
 
 
@@ -174,11 +204,11 @@ def norm_backward(
     vectors = {"mean": mean, "inv_std": inv_std, "scale": scale, "shift": shift}
     name = norm_arguments.rows(where, "values", values, dtype, {"d_out": d_out, "target": target}, **vectors).name
     norm_arguments.mask(where, activation, mask, values.size, needed=False)
-    x = _rows(widen(values, name))
+    x = rows_of(widen(values, name))
     if mask is None and activation != "identity":
-        mask = _mask(_affine(x, scale, shift), activation)
+        mask = mask_of(affine(x, scale, shift), activation)
     zhat = (x - mean[:, None]) * inv_std[:, None]
-    d = _masked(_rows(widen(d_out, name)), mask, activation, slope)
+    d = masked(rows_of(widen(d_out, name)), mask, activation, slope)
     return _spread(d, zhat, scale, target, accumulate, name)
 
 
@@ -203,8 +233,8 @@ def norm_backward_coded(
     name = norm_arguments.rows(where, "d_out", d_out, dtype, {"target": target}, scale=scale).name
     run = norm_arguments.coded(where, d_out, codes, minima, steps, bits, group)
     norm_arguments.mask(where, activation, mask, d_out.size, needed=True)
-    zhat = decode_run(codes, minima, steps, run).reshape(_rows(d_out).shape)
-    d = _masked(_rows(widen(d_out, name)), mask, activation, slope)
+    zhat = decode_run(codes, minima, steps, run).reshape(rows_of(d_out).shape)
+    d = masked(rows_of(widen(d_out, name)), mask, activation, slope)
     return _spread(d, zhat, scale, target, accumulate, name)
 
 
@@ -221,46 +251,10 @@ def subtract_norm_terms(
     where = "subtract_norm_terms"
     vectors = {"mean": mean, "constant": constant, "slope": slope}
     name = norm_arguments.rows(where, "values", values, dtype, {"target": target}, **vectors).name
-    x, into = _rows(widen(values, name)), _rows(target)
-    terms = constant[:, None] + (x - mean[:, None]) * slope[:, None]
+    x, into = rows_of(widen(values, name)), rows_of(target)
+    terms = affine(x - mean[:, None], slope, constant)
     into[...] = narrow(widen(into, name) - terms, name).view(target.dtype)
     return target
-
-
-def _rows(array: np.ndarray) -> np.ndarray:
-    """The array as (outer, C, inner), a view."""
-    return array[:, :, None] if array.ndim == 2 else array
-
-
-def _affine(x: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    with np.errstate(all="ignore"):
-        return x * scale[:, None] + shift[:, None]
-
-
-def _activate(u: np.ndarray, activation: str, slope: float) -> np.ndarray:
-    if activation == "identity":
-        return u
-    if activation == "leaky_relu":
-        return np.where(u > 0, u, u * u.dtype.type(slope))
-    # Written so that NaN passes, as it does in the frameworks.
-    u = np.where(u < 0, u.dtype.type(0), u)
-    return np.where(u > 6, u.dtype.type(6), u) if activation == "relu6" else u
-
-
-def _mask(u: np.ndarray, activation: str) -> np.ndarray:
-    flat = u.reshape(-1)
-    return (
-        pack_integers(regions(flat, 0.0, 6.0), 2) if activation == "relu6" else np.packbits(flat > 0, bitorder="little")
-    )
-
-
-def _masked(d: np.ndarray, mask: np.ndarray | None, activation: str, slope: float) -> np.ndarray:
-    """d times the activation's derivative; chosen, not multiplied, so that what is masked out may be NaN."""
-    if mask is None:
-        return d
-    flags = unpack_regions(mask, d.size) if activation == "relu6" else unpack_bits(mask, d.size)
-    other = d * d.dtype.type(slope) if activation == "leaky_relu" else d.dtype.type(0)
-    return np.where(flags.reshape(d.shape) == 1, d, other)
 
 
 def _spread(
@@ -268,7 +262,7 @@ def _spread(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Put d * scale into the target; sum d and d * zhat of every channel."""
     sums = d.sum(axis=(0, 2), dtype=np.float64), (d.astype(np.float64) * zhat).sum(axis=(0, 2))
-    into = _rows(target)
-    step = d * scale[:, None]
-    into[...] = narrow(widen(into, name) + step if accumulate else step, name).view(target.dtype)
+    into = rows_of(target)
+    step = multiply_add(d, scale[:, None], widen(into, name)) if accumulate else d * scale[:, None]
+    into[...] = narrow(step, name).view(target.dtype)
     return sums[0].astype(scale.dtype), sums[1].astype(scale.dtype)

@@ -179,9 +179,9 @@ struct Backward {
             const A d = masked(widen(gradient[j]), mask[j], activation, slope);
             if (j < column.count) {
                 near += d;
-                near_zhat += d * zhat[j];
+                near_zhat = multiply_add(d, zhat[j], near_zhat);
             }
-            narrow(accumulate ? widen(into[j]) + d * factor : d * factor, into[j]);
+            narrow(accumulate ? multiply_add(d, factor, widen(into[j])) : d * factor, into[j]);
         }
         sum_d += double(near);
         sum_d_zhat += double(near_zhat);
@@ -236,7 +236,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
             zhat[j] = (widen(x[j]) - centre) * narrowness;
-            if (mask == nullptr) bits[j] = mask_of(widen(x[j]) * a + b, activation);
+            if (mask == nullptr) bits[j] = mask_of(multiply_add(widen(x[j]), a, b), activation);
         }
         backward.add(column, gradient, zhat, bits);
     });

@@ -180,21 +180,26 @@ def rows_layout(where: str, name: str, array: Any) -> tuple[int, int, int]:
     Raises:
         ValueError: another number of dimensions, or gaps inside a row.
     """
-    shape = tuple(array.shape)
+    shape = array.shape
     if len(shape) not in (2, 3):
         raise ValueError(
-            f"{where}: {name} must be (rows, channels) or (N, channels, pixels), not of shape {shape}: reshape it"
+            f"{where}: {name} must be (rows, channels) or (N, channels, pixels), not {tuple(shape)}: reshape it"
         )
-    size = array.itemsize
+    if not array.flags.c_contiguous and array.size:
+        _only_rows_apart(where, name, array)
+    return shape[0], shape[1], shape[2] if len(shape) == 3 else 1
+
+
+def _only_rows_apart(where: str, name: str, array: Any) -> None:
+    shape, size = array.shape, array.itemsize
     dense = [size] if len(shape) == 2 else [size * shape[2], size]
     # The stride of a dimension of one element means nothing.
     bad = [i for i, want in enumerate(dense, 1) if shape[i] > 1 and array.strides[i] != want]
-    if array.size and (bad or (shape[0] > 1 and (array.strides[0] < shape[1] * dense[0] or array.strides[0] % size))):
+    if bad or (shape[0] > 1 and (array.strides[0] < shape[1] * dense[0] or array.strides[0] % size)):
         raise ValueError(
-            f"{where}: {name} of shape {shape} has strides {tuple(array.strides)}: only its first dimension may have "
-            "gaps: copy it, or slice channels only"
+            f"{where}: {name} of shape {tuple(shape)} has strides {tuple(array.strides)}: only its first dimension may "
+            "have gaps: copy it, or slice channels only"
         )
-    return (shape[0], shape[1], 1) if len(shape) == 2 else (shape[0], shape[1], shape[2])
 
 
 def same_view(where: str, name: str, array: Any, shape: Sequence[int], dtype: Any) -> None:
@@ -204,7 +209,8 @@ def same_view(where: str, name: str, array: Any, shape: Sequence[int], dtype: An
         TypeError: another dtype.
         ValueError: another shape or layout.
     """
-    of_type(where, name, array, name_of(dtype))
+    if array.dtype != dtype:
+        of_type(where, name, array, name_of(dtype))
     if tuple(array.shape) != tuple(shape):
         raise ValueError(f"{where}: {name} has shape {tuple(array.shape)}, but values have {tuple(shape)}")
     rows_layout(where, name, array)
@@ -217,8 +223,10 @@ def vectors(where: str, channels: int, wide: bool, **named: Any) -> None:
         TypeError: another dtype.
         ValueError: another length.
     """
+    kind = "float64" if wide else "float32"
     for name, vector in named.items():
-        buffer(where, name, vector, channels, "float64" if wide else "float32")
+        if name_of(vector.dtype) != kind or vector.shape != (channels,) or not vector.flags.c_contiguous:
+            buffer(where, name, vector, channels, kind)
 
 
 def step_of(where: str, step: Any, channels: int) -> None:

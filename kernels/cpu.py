@@ -12,7 +12,7 @@ from kernels._cpu_exact import (
 from kernels._cpu_fixed import dequantize_fixed, quantize_fixed
 from kernels._cpu_noise import noise
 from kernels._cpu_norm import affine_activation, normalize_quantize_mask
-from kernels._cpu_norm_apply import dequantize_affine, subtract_norm_terms
+from kernels._cpu_norm_apply import dequantize_affine, rebuild_activation, subtract_norm_terms
 from kernels._cpu_norm_backward import norm_backward, norm_backward_coded
 from kernels._cpu_pool import max_pool_gradient, max_pool_positions
 from kernels._cpu_quantize import dequantize, dequantize_samples, quantize, quantize_samples
@@ -41,6 +41,7 @@ __all__ = [
     "quantize",
     "quantize_fixed",
     "quantize_samples",
+    "rebuild_activation",
     "subtract_norm_terms",
     "threads",
     "unpack_bits",

@@ -27,12 +27,11 @@ from kernels._cuda_group import dequantize, dequantize_samples, noise, quantize,
 from kernels._cuda_norm import (
     affine_activation,
     channel_statistics,
-    dequantize_affine,
     norm_backward,
     norm_backward_coded,
     normalize_quantize_mask,
-    subtract_norm_terms,
 )
+from kernels._cuda_norm_apply import dequantize_affine, rebuild_activation, subtract_norm_terms
 
 __all__ = [
     "affine_activation",
@@ -55,6 +54,7 @@ __all__ = [
     "quantize",
     "quantize_fixed",
     "quantize_samples",
+    "rebuild_activation",
     "subtract_norm_terms",
     "unpack_bits",
     "unpack_integers",

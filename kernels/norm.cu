@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(kThreads)
     gather(place, values, stride, x);
     const A* const vectors[2] = {scale, shift};
     with_channels(place, vectors, [&](int j, const A(&v)[2]) {
-        const A u = widen(x[j]) * v[0] + v[1];
+        const A u = multiply_add(widen(x[j]), v[0], v[1]);
         if (j < place.count) bits |= mask_of(u, activation) << j * mask_width(activation);
         narrow(activate(u, activation, A(slope)), y[j]);
     });
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : kLast ? 2 : 3)
             with_channels(place, vectors, [&](int j, const A(&v)[4]) {
                 const A wide_x = widen(x[j]);
                 zhat[j] = float((wide_x - v[0]) * v[1]);
-                const A u = wide_x * v[2] + v[3];
+                const A u = multiply_add(wide_x, v[2], v[3]);
                 if (j < here) flags |= mask_of(u, activation) << j * mask_width(activation);
                 narrow(activate(u, activation, A(slope)), y[j]);
             });
@@ -93,6 +93,14 @@ __device__ __forceinline__ void decode_octet(const u8* codes, const void* minima
     for (int j = 0; j < 8; ++j) zhat[j] = decode(u32(packed >> j * bits) & ((1u << bits) - 1), minimum, step);
 }
 
+// What value j of an octet with these masks chooses of a = weight * zhat + bias.
+template <class A>
+__device__ __forceinline__ A rebuilt(A a, u32 masks, int j, int activation, A slope) {
+    const int width = mask_width(activation);
+    const u32 mask = masks >> j * width & ((1u << width) - 1);
+    return activation == kRelu6 && mask == 2 ? A(6) : masked(a, mask, activation, slope);
+}
+
 // out = mask * (weight * zhat + bias), zhat from its codes; never clamped.
 template <class T, bool kLast>
 __global__ void __launch_bounds__(kThreads)
@@ -106,18 +114,34 @@ __global__ void __launch_bounds__(kThreads)
     const i64 octet = thread_number();
     const Place<kLast> place(shape, 8 * octet, octet_count(octet, shape.size()));
     const u32 flags = load_mask(mask, octet, place.count, activation);
-    const int width = mask_width(activation);
     float zhat[8];
     T y[8];
     decode_octet(codes, minima, steps, bits, wide, group, octet, place.count, zhat);
     const A* const vectors[2] = {weight, bias};
     with_channels(place, vectors, [&](int j, const A(&v)[2]) {
-        const u32 flag = flags >> j * width & ((1u << width) - 1);
-        A a = masked(A(zhat[j]) * v[0] + v[1], flag, activation, A(slope));
-        if (activation == kRelu6 && flag == 2) a = 6;
-        narrow(a, y[j]);
+        narrow(rebuilt(multiply_add(A(zhat[j]), v[0], v[1]), flags, j, activation, A(slope)), y[j]);
     });
     scatter(place, out, stride, y);
+}
+
+// The same with zhat as it is. `out` may be `values`.
+template <class T, bool kLast>
+__global__ void __launch_bounds__(kThreads)
+    rebuild_activation(const T* values, i64 stride, const typename Wide<T>::type* __restrict__ weight,
+                       const typename Wide<T>::type* __restrict__ bias, const u8* __restrict__ mask, T* out,
+                       i64 out_stride, i64 outer, i64 channels, i64 inner, int activation, double slope) {
+    typedef typename Wide<T>::type A;
+    const Shape shape{outer, channels, inner};
+    const i64 octet = thread_number();
+    const Place<kLast> place(shape, 8 * octet, octet_count(octet, shape.size()));
+    const u32 flags = load_mask(mask, octet, place.count, activation);
+    T x[8], y[8];
+    gather(place, values, stride, x);
+    const A* const vectors[2] = {weight, bias};
+    with_channels(place, vectors, [&](int j, const A(&v)[2]) {
+        narrow(rebuilt(multiply_add(widen(x[j]), v[0], v[1]), flags, j, activation, A(slope)), y[j]);
+    });
+    scatter(place, out, out_stride, y);
 }
 
 // target -= constant + (values - mean) * slope.
@@ -136,7 +160,7 @@ __global__ void __launch_bounds__(kThreads)
     gather(place, static_cast<const T*>(target), target_stride, y);
     const A* const vectors[3] = {mean, constant, slope};
     with_channels(place, vectors, [&](int j, const A(&v)[3]) {
-        narrow(widen(y[j]) - (v[1] + (widen(x[j]) - v[0]) * v[2]), y[j]);
+        narrow(widen(y[j]) - multiply_add(widen(x[j]) - v[0], v[2], v[1]), y[j]);
     });
     scatter(place, target, target_stride, y);
 }

@@ -2,8 +2,8 @@
 // writes.
 //
 // Sources are compiled with contraction off (--fmad=false; g++ -ffp-contract=off): a product and a sum are rounded
-// one by one, so integers agree exactly with kernels/reference.py. No CUDA header is needed: float16 and bfloat16
-// come as their bits.
+// one by one, but where multiply_add says otherwise, so integers agree exactly with kernels/reference.py. No CUDA header
+// is needed: float16 and bfloat16 come as their bits.
 #pragma once
 
 typedef unsigned char u8;
@@ -58,6 +58,10 @@ template <class T>
 __device__ __forceinline__ float to_float(T x) {
     return float(widen(x));
 }
+
+// a * b + c as in kernels/reference.py: float rounded once, double twice.
+__device__ __forceinline__ float multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+__device__ __forceinline__ double multiply_add(double a, double b, double c) { return a * b + c; }
 
 // Casts, to nearest even.
 __device__ __forceinline__ void narrow(float x, float& to) { to = x; }

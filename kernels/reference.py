@@ -24,6 +24,7 @@ from kernels._reference_norm import (
     norm_backward,
     norm_backward_coded,
     normalize_quantize_mask,
+    rebuild_activation,
     subtract_norm_terms,
 )
 from kernels._reference_pool import max_pool_gradient, max_pool_positions
@@ -48,6 +49,7 @@ __all__ = [
     "quantize",
     "quantize_fixed",
     "quantize_samples",
+    "rebuild_activation",
     "subtract_norm_terms",
     "unpack_bits",
     "unpack_integers",

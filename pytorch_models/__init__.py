@@ -1,21 +1,29 @@
-"""The zoo's models in PyTorch: `from pytorch_models import DenseNet`.
+"""The zoo's models in PyTorch: `from pytorch_models import DenseNet, MobileNetV2, ResNet`.
 
 Every framework package exports these functions, so that `zoo` and the demo reach any of them alike.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pytorch_models.checkpoint import load_weights
 from pytorch_models.densenet import DenseNet
 from pytorch_models.devices import check_device, set_seed
 from pytorch_models.measure import measure_step
+from pytorch_models.mobilenet_v2 import MobileNetV2
 from pytorch_models.out_of_memory import is_out_of_memory
+from pytorch_models.resnet import ResNet
 from pytorch_models.training import train
 from zoo.densenet import DenseNetConfig
+from zoo.mobilenet_v2 import MobileNetV2Config
 from zoo.policy import MemoryPolicy
+from zoo.resnet import ResNetConfig
 
 __all__ = [
     "DenseNet",
+    "MobileNetV2",
+    "ResNet",
     "build_model",
     "check_device",
     "is_out_of_memory",
@@ -26,8 +34,13 @@ __all__ = [
 ]
 
 
-def build_model(config: Any, policy: MemoryPolicy | None = None) -> DenseNet:
-    """The model of a family config.
+MODELS: Mapping[type, Any] = MappingProxyType(
+    {DenseNetConfig: DenseNet, MobileNetV2Config: MobileNetV2, ResNetConfig: ResNet}
+)
+
+
+def build_model(config: Any, policy: MemoryPolicy | None = None) -> Any:
+    """The model of a family config, an `nn.Module`.
 
     Raises:
         TypeError: a config of no family that exists in PyTorch.
@@ -36,6 +49,7 @@ def build_model(config: Any, policy: MemoryPolicy | None = None) -> DenseNet:
         >>> build_model(DenseNetConfig(block_config=(2, 2)), MemoryPolicy(efficient=True)).policy.efficient
         True
     """
-    if not isinstance(config, DenseNetConfig):
-        raise TypeError(f"no model in PyTorch for a {type(config).__name__}: give a zoo.densenet.DenseNetConfig")
-    return DenseNet.from_config(config, policy or MemoryPolicy())
+    if type(config) not in MODELS:
+        known = ", ".join(kind.__name__ for kind in MODELS)
+        raise TypeError(f"no model in PyTorch for a {type(config).__name__}: give one of {known}")
+    return MODELS[type(config)].from_config(config, policy or MemoryPolicy())

@@ -8,7 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pytorch_models.compression import NoiseSeeds
 from pytorch_models.saving import (
+    BlockCall,
+    DenseStorage,
+    InputKeeping,
+    call_that_made,
     convolution_format,
     dense_block,
     has_hooks,
@@ -53,9 +58,12 @@ class DenseLayer(nn.Module):
 class DenseBlock(nn.ModuleDict):
     """Layers whose input is the concatenation of everything before them."""
 
-    def __init__(self, in_features: int, layers: int, config: DenseNetConfig, policy: MemoryPolicy) -> None:
+    def __init__(
+        self, in_features: int, layers: int, config: DenseNetConfig, policy: MemoryPolicy, seeds: NoiseSeeds
+    ) -> None:
         super().__init__()
-        self.policy = policy
+        self.policy, self.seeds = policy, seeds
+        self.storage: DenseStorage | None = None  # what the last forward pass kept, for `how_kept`
         for index in range(layers):
             layer = DenseLayer(in_features + index * config.growth_rate, config, policy)
             self.add_module(f"denselayer{index + 1}", layer)
@@ -68,7 +76,7 @@ class DenseBlock(nn.ModuleDict):
     def forward(self, inputs: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C + layers * growth_rate, H, W)."""
         if self.policy.share_features:
-            return dense_block(self, inputs, self.policy)
+            return dense_block(self, inputs, self.policy, self.seeds)
         return self.plain_forward(inputs)
 
     def how_kept(self) -> str:
@@ -78,12 +86,7 @@ class DenseBlock(nn.ModuleDict):
         reason = why_block_is_plain(self, DenseLayer)
         if reason is not None:
             return f"the plain way: {reason}"
-        kept = ["features once, in one buffer"]
-        if not self.policy.recompute_bottleneck:
-            kept.append("1x1 outputs")
-        if not self.policy.recompute_activations:
-            kept.append("activations")
-        return ", ".join(kept)
+        return str(self.storage or "features once")
 
     def plain_forward(self, inputs: Tensor) -> Tensor:
         """The definition: every layer reads the concatenation of all features before it."""
@@ -96,9 +99,11 @@ class DenseBlock(nn.ModuleDict):
 class Transition(nn.Sequential):
     """norm, ReLU, 1x1 convolution, 2x2 average pool."""
 
-    def __init__(self, in_features: int, out_features: int, config: DenseNetConfig, policy: MemoryPolicy) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, config: DenseNetConfig, policy: MemoryPolicy, seeds: NoiseSeeds
+    ) -> None:
         super().__init__()
-        self.policy = policy
+        self.policy, self.seeds = policy, seeds
         self.norm = nn.BatchNorm2d(in_features, eps=config.norm_epsilon)
         self.relu = nn.ReLU(policy.inplace_activations)
         self.conv = nn.Conv2d(in_features, out_features, kernel_size=1, bias=False)
@@ -109,16 +114,18 @@ class Transition(nn.Sequential):
         if not self.policy.recompute_activations:
             return "kept by autograd"
         reason = why_norm_act_is_plain(*self)
-        return f"the plain way: {reason}" if reason else "its input (the block's buffer), the rest is rebuilt"
+        if reason:
+            return f"the plain way: {reason}"
+        return "its input (the block's own, or codes of it and masks), the rest is rebuilt"
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, out_features, H // 2, W // 2)."""
+    def forward(self, inputs: Tensor, made_by: BlockCall | None = None) -> Tensor:
+        """(N, C, H, W) -> (N, out_features, H // 2, W // 2); `made_by` is the block's call that made the inputs."""
         if not self.policy.recompute_activations:
             return super().forward(inputs)
-        tail = [self.conv, self.pool]
-        if self._averages_commute() and why_norm_act_is_plain(*self) is None:
+        tail, keeping = [self.conv, self.pool], InputKeeping.of(self.policy, self.seeds, made_by)
+        if not keeping.plain_order and self._averages_commute() and why_norm_act_is_plain(*self) is None:
             tail.reverse()  # the same numbers from a quarter of the convolution's work
-        return norm_act_then(inputs, self.norm, self.relu, *tail)
+        return norm_act_then(inputs, self.norm, self.relu, *tail, keeping=keeping)
 
     def _averages_commute(self) -> bool:
         """Whether the pool may come before the convolution: one mixes pixels, the other channels alone."""
@@ -132,9 +139,9 @@ class Transition(nn.Sequential):
 class Features(nn.Sequential):
     """Everything before the classifier: stem, dense blocks with transitions between them, and the last norm."""
 
-    def __init__(self, config: DenseNetConfig, policy: MemoryPolicy) -> None:
+    def __init__(self, config: DenseNetConfig, policy: MemoryPolicy, seeds: NoiseSeeds) -> None:
         super().__init__()
-        self.policy = policy
+        self.policy, self.seeds = policy, seeds
         channels = config.num_init_features
         if config.small_inputs:
             self.conv0 = nn.Conv2d(3, channels, kernel_size=3, stride=1, padding=1, bias=False)
@@ -144,36 +151,40 @@ class Features(nn.Sequential):
             self.relu0 = nn.ReLU(policy.inplace_activations)
             self.pool0 = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         for index, layers in enumerate(config.block_config, start=1):
-            self.add_module(f"denseblock{index}", DenseBlock(channels, layers, config, policy))
+            self.add_module(f"denseblock{index}", DenseBlock(channels, layers, config, policy, seeds))
             channels += layers * config.growth_rate
             if index < len(config.block_config):
                 out_channels = int(channels * config.compression)
-                self.add_module(f"transition{index}", Transition(channels, out_channels, config, policy))
+                self.add_module(f"transition{index}", Transition(channels, out_channels, config, policy, seeds))
                 channels = out_channels
         self.norm5 = nn.BatchNorm2d(channels, eps=config.norm_epsilon)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, C, h, w), normalised but not yet through the last ReLU."""
-        return self.norm5(self.before_last_norm(images))
+        return self.norm5(self.before_last_norm(images)[0])
 
-    def before_last_norm(self, images: Tensor) -> Tensor:
-        """The output of the last dense block."""
+    def before_last_norm(self, images: Tensor) -> tuple[Tensor, BlockCall | None]:
+        """The output of the last dense block, and its call, if nobody else sees what it gave."""
         memory_format = convolution_format(images, getattr(self.conv0, "weight", images))
         values = self.conv0(images)
         if hasattr(self, "norm0"):
             stem: tuple[nn.Module, ...] = (self.norm0, self.relu0, self.pool0)
             if self.policy.recompute_activations:
-                values = norm_act_then(values, *stem)
+                values = norm_act_then(values, *stem, keeping=InputKeeping.of(self.policy, self.seeds))
             else:
                 for module in stem:
                     values = module(values)
+        made_by = None
         for name, module in self.named_children():
-            if name.startswith(("denseblock", "transition")):
+            if name.startswith("denseblock"):
                 values = module(values)
-            if name.startswith("transition"):
+                made_by = None if has_hooks(module) else call_that_made(values)
+            elif name.startswith("transition"):
+                seen_by_others = type(module) is not Transition or has_hooks(module)
+                values = module(values) if made_by is None or seen_by_others else module(values, made_by)
                 # Blocks with shared storage return channels_last; dropout draws its masks in the model's own order.
                 values = values.contiguous(memory_format=memory_format)
-        return values
+        return values, made_by
 
 
 class DenseNet(nn.Module):
@@ -187,6 +198,7 @@ class DenseNet(nn.Module):
         keep_bottleneck: with `efficient`, keep the 1x1 outputs too: more bytes, less time.
         opt_memory: one of the five classic levels 0..4 instead of `efficient`, see `zoo.policy.MemoryPolicy`.
         flavour: whose constants, "torchvision" or "keras".
+        compressed: what is kept is coded in few bits, lossy but unbiased; see `zoo.policy.MemoryPolicy`.
 
     Input (N, 3, H, W), any floating dtype; output (N, num_classes).
 
@@ -213,6 +225,7 @@ class DenseNet(nn.Module):
         keep_bottleneck: bool = False,
         opt_memory: int | None = None,
         flavour: str = "torchvision",
+        compressed: int | str | None = None,
     ) -> None:
         super().__init__()
         self.config = DenseNetConfig(
@@ -226,8 +239,8 @@ class DenseNet(nn.Module):
             small_inputs,
             flavour,
         )
-        self.policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory)
-        self.features = Features(self.config, self.policy)
+        self.policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
+        self.features = Features(self.config, self.policy, NoiseSeeds())
         self.classifier = nn.Linear(self.config.block_widths()[-1], num_classes)
         self._initialise()
         self.register_load_state_dict_pre_hook(adopt_densenet_names)
@@ -251,8 +264,10 @@ class DenseNet(nn.Module):
             raise ValueError(f"DenseNet needs images of shape {needed}, not {tuple(images.shape)}")
         features_are_ours = type(self.features) is Features and "forward" not in vars(self.features)
         if self.policy.recompute_activations and features_are_ours and not has_hooks(self.features):
-            values = self.features.before_last_norm(images)
-            pooled = norm_act_then(values, self.features.norm5, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            values, made_by = self.features.before_last_norm(images)
+            head = (self.features.norm5, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            keeping = InputKeeping.of(self.policy, self.features.seeds, made_by)
+            pooled = norm_act_then(values, *head, keeping=keeping)
         else:
             pooled = F.adaptive_avg_pool2d(F.relu(self.features(images)), 1).flatten(1)
         return self.classifier(pooled)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pytorch_models.saving import Step, chain, norm_act_then, why_chain_is_plain
+from pytorch_models.saving import Step, chain, norm_act_then, warn_plain, why_chain_is_plain
 from pytorch_models.weights import adopt_wrapped_names
 from zoo.policy import MemoryPolicy
 from zoo.resnet import BlockShape, ResNetConfig
@@ -91,7 +90,7 @@ class ResidualBlock(nn.Module):
         return F.pad(inputs[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, missing // 2, missing - missing // 2))
 
     def _steps(self) -> list[Step]:
-        """The block as a chain: after-activation [conv, (norm, ReLU, conv)..., (norm, ReLU)], or (norm, ReLU, conv)..."""
+        """The block as a chain: conv, (norm, ReLU, conv)..., (norm, ReLU); pre-activation: (norm, ReLU, conv)..."""
         if self.pre_activation:
             return [Step(norm, self.relu, convolution) for convolution, norm in self.units]
         convolutions, norms = zip(*self.units, strict=True)
@@ -107,6 +106,8 @@ class ResidualBlock(nn.Module):
             passed = chain(inputs, steps, owner=self)
         else:
             passed = self._shortcut(inputs)
+            if self.downsample is not None:
+                warn_plain(f"{type(self).__name__}'s downsample", "it is not a convolution and a norm")
         return chain(inputs, self._steps(), shortcut=passed, owner=self)
 
     def _shortcut_is_projection(self) -> Sequence[nn.Module] | None:
@@ -258,13 +259,15 @@ class ResNet(nn.Module):
         return self.fc(pooled)
 
     def _stem(self, images: Tensor) -> Tensor:
-        if self.config.pre_activation:
-            return self.maxpool(self.conv1(images))
+        normed = not self.config.pre_activation
         if not self.policy.recompute_activations:
-            return self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        if self.config.small_inputs:
-            steps = [Step(None, None, self.conv1), Step(self.bn1, self.relu, None)]
-            return self.maxpool(chain(images, steps, owner=self, channels_last=images.device.type == "cpu"))
-        values = norm_act_then(self.conv1(images), self.bn1, self.relu, self.maxpool)
-        # Convolutions of a CPU are faster so; the first block then hands this layout on.
-        return values.contiguous(memory_format=torch.channels_last) if values.device.type == "cpu" else values
+            values = self.conv1(images)
+            return self.maxpool(self.relu(self.bn1(values)) if normed else values)
+        steps = [Step(None, None, self.conv1)]
+        if normed and self.config.small_inputs:
+            steps.append(Step(self.bn1, self.relu, None))
+        # Convolutions and pools of a CPU are faster in channels_last; the blocks hand the layout on.
+        values = chain(images, steps, owner=self, channels_last=images.device.type == "cpu")
+        if normed and not self.config.small_inputs:
+            return norm_act_then(values, self.bn1, self.relu, self.maxpool)
+        return self.maxpool(values)

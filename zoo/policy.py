@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kernels.codecs import Codec
 
 OPT_MEMORY_LEVELS = range(5)
 
@@ -19,6 +23,9 @@ class MemoryPolicy:
         opt_memory: one of the five classic DenseNet levels instead of `efficient`:
             0 plain; 1 in-place activations; 2 shared gradient buffers; 3 shared feature storage;
             4 BatchNorm outputs recomputed as well (what `efficient` with `keep_bottleneck` does).
+        compressed: what is kept is stored in few bits, lossy but unbiased; the forward pass does not change.
+            1, 2, 4 or 8 bits a value, "fixed:3" (fixed point of 2..16 bits), "half" or "bfloat16".
+            With `efficient` a part is kept the cheaper of both ways.
 
     Raises:
         TypeError: a flag of the wrong type.
@@ -27,11 +34,14 @@ class MemoryPolicy:
     Example:
         >>> MemoryPolicy(efficient=True).recompute_bottleneck
         True
+        >>> print(MemoryPolicy(efficient=True, compressed=2))
+        efficient, compressed 2
     """
 
     efficient: bool = False
     keep_bottleneck: bool = False
     opt_memory: int | None = None
+    compressed: int | str | None = None
 
     def __post_init__(self) -> None:
         for name in ("efficient", "keep_bottleneck"):
@@ -40,6 +50,12 @@ class MemoryPolicy:
                 raise TypeError(f"{name} must be True or False, not {value!r}")
         if self.keep_bottleneck and not self.efficient:
             raise ValueError("keep_bottleneck=True changes nothing without efficient=True: set both, or neither")
+        self._check_opt_memory()
+        if self.compressed is not None:
+            # One spelling, so that equal policies are equal: 2, "2" and " 2" are "2".
+            object.__setattr__(self, "compressed", str(_norm_codec(self.compressed)))
+
+    def _check_opt_memory(self) -> None:
         if self.opt_memory is None:
             return
         if isinstance(self.opt_memory, bool) or not isinstance(self.opt_memory, int):
@@ -51,13 +67,24 @@ class MemoryPolicy:
                 f"efficient=True and opt_memory={self.opt_memory} both say what to keep: give one of them "
                 "(efficient=True, keep_bottleneck=True is opt_memory=4; efficient=True alone keeps less still)"
             )
+        if self.compressed is not None:
+            raise ValueError(
+                f"compressed={self.compressed!r} and opt_memory={self.opt_memory} both say what to keep: give one of "
+                "them (compressed goes together with efficient=True)"
+            )
 
     def __str__(self) -> str:
         if self.opt_memory is not None:
             return f"opt_memory {self.opt_memory}"
-        if not self.efficient:
-            return "plain"
-        return "efficient, keep_bottleneck" if self.keep_bottleneck else "efficient"
+        parts = [name for name in ("efficient", "keep_bottleneck") if getattr(self, name)]
+        if self.compressed is not None:
+            parts.append(f"compressed {self.compressed}")
+        return ", ".join(parts) or "plain"
+
+    @property
+    def codec(self) -> Codec | None:
+        """How kept values are stored, or None as they are."""
+        return None if self.compressed is None else _norm_codec(self.compressed)
 
     def refuse_levels(self, family: str) -> None:
         """For families other than DenseNet, whose levels the classic ones are.
@@ -79,14 +106,44 @@ class MemoryPolicy:
     @property
     def share_features(self) -> bool:
         """A dense block keeps its features once, in one buffer, and accumulates gradients in one more."""
-        return self.efficient or (self.opt_memory is not None and self.opt_memory >= 3)
+        return self._saves or (self.opt_memory is not None and self.opt_memory >= 3)
 
     @property
     def recompute_activations(self) -> bool:
         """Outputs of norm+activation are rebuilt in the backward pass instead of kept."""
-        return self.efficient or self.opt_memory == 4
+        return self._saves or self.opt_memory == 4
 
     @property
     def recompute_bottleneck(self) -> bool:
         """Outputs of the 1x1 convolutions are computed again in the backward pass instead of kept."""
         return self.efficient and not self.keep_bottleneck
+
+    @property
+    def recomputes(self) -> bool:
+        """The forward pass may be arranged anew; without, compression leaves the plain model's outputs to the bit."""
+        return self.efficient or self.opt_memory is not None
+
+    @property
+    def _saves(self) -> bool:
+        return self.efficient or self.compressed is not None
+
+
+def _norm_codec(text: int | str) -> Codec:
+    """The codec for the normalised inputs of norms.
+
+    Raises:
+        TypeError: neither a number nor text.
+        ValueError: no such codec, or one that loses what a gradient needs.
+    """
+    from kernels.codec_names import parse_codec  # `import zoo` needs no codecs
+    from kernels.codecs import FixedPoint, GroupQuantizer, Half
+
+    codec = parse_codec(text)
+    if not isinstance(codec, FixedPoint | GroupQuantizer | Half):
+        raise ValueError(
+            f"compressed={text!r} does not suit normalised values, of which few are zero and half are negative: "
+            "give 1, 2, 4, 8, fixed:2 to fixed:16, half or bfloat16"
+        )
+    if isinstance(codec, FixedPoint) and codec.bits == 1:
+        raise ValueError("compressed='fixed:1' holds no negative values: give fixed:2 or more, or 1")
+    return codec

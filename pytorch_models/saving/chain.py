@@ -8,7 +8,6 @@ residual sum; what its activation needs is read off the chain's output, which th
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from pytorch_models.saving.chain_backward import ChainBackward, SavedChain
 from pytorch_models.saving.chain_call import ChainCall, Step, read_chain
-from pytorch_models.saving.eligibility import PlainPathWarning, graph_is_being_exported, why_chain_is_plain
+from pytorch_models.saving.eligibility import graph_is_being_exported, warn_plain, why_chain_is_plain
 from pytorch_models.saving.norm import Affine, affine
 from pytorch_models.saving.passes import normalise_into
 from pytorch_models.saving.statistics import take_statistics
@@ -79,7 +78,7 @@ def chain(
     reason = why_chain_is_plain(steps, owner, shortcut is not None)
     if reason is not None:
         what = "norm+activation+convolution" if owner is None else type(owner).__name__
-        warnings.warn(f"{what} runs the plain way and saves no memory: {reason}", PlainPathWarning, stacklevel=3)
+        warn_plain(what, reason)
     if reason is not None or graph_is_being_exported():
         return _plain(inputs, steps, shortcut)
     return _apply(inputs, steps, shortcut, channels_last)
@@ -189,7 +188,8 @@ class ChainForward:
             if shortcut is not None:
                 out.add_(as_images(shortcut[tile]))
             unit.activation.apply_(out, weight)
-        self.saved.has_outputs = shortcut is not None and unit.activation.kind is not nn.Identity
+        masks = unit.activation.by_output and unit.activation.kind is not nn.Identity
+        self.saved.has_outputs = masks and (shortcut is not None or not self.call.kept[index])
         return outputs
 
 

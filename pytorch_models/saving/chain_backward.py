@@ -6,15 +6,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pytorch_models.saving.chain_call import ChainCall
 from pytorch_models.saving.norm import Affine, affine
 from pytorch_models.saving.passes import NormGradient, activate_into, finish_into, normalise_into
+from pytorch_models.saving.pointwise_tail import PointwiseTail, pays, replace_convolution
 from pytorch_models.saving.statistics import Statistics
-from pytorch_models.saving.tiles import Workspace, as_images, empty_in_order_of, laid_out_like, tiles
+from pytorch_models.saving.tiles import (
+    Workspace,
+    as_images,
+    batch_outermost,
+    empty_in_order_of,
+    laid_out_like,
+    tiles,
+)
 from pytorch_models.saving.unit_call import Unit
-from pytorch_models.saving.units import ReadInTiles, UnitBackward, forward_unit
+from pytorch_models.saving.units import ReadInTiles, RebuiltTiles, UnitBackward, forward_unit
 
 
 class SavedChain:
@@ -111,6 +119,7 @@ class ChainBackward:
         """Walk the units from the last; the gradient of the inputs, or None where not needed."""
         units = self.call.units
         source: ReadInTiles = self.gradient
+        tail: PointwiseTail | None = None
         if units[-1].convolution is not None:
             self._pass_to_shortcut(self.gradient)
         for index in reversed(range(len(units))):
@@ -118,9 +127,17 @@ class ChainBackward:
             ends_in_a_sum = unit.convolution is None and self.needs_shortcut
             if not (ends_in_a_sum or self._needs_below(index) or any(self.needs[unit.parameters])):
                 break
-            values = self._values(index)
-            ends = unit.convolution is None
-            finished = self._run_end(unit, index, values) if ends else self._run_unit(unit, index, values, source)
+            if tail is not None:  # the unit before the end, whose own gradient of its weight is known already
+                finished = self._run_unit(replace_convolution(unit, tail), index, self._values(index), source)
+                self._set_weight(unit, tail)
+                tail = None
+            elif unit.convolution is not None:
+                finished = self._run_unit(unit, index, self._values(index), source)
+            elif self._tail_is_pointwise(index):
+                tail, source = self._run_pointwise_end(unit, index)
+                continue
+            else:
+                finished = self._run_end(unit, index, self._values(index))
             if finished is not None:
                 source = finished
         return self.d_inputs
@@ -183,10 +200,49 @@ class ChainBackward:
                 activation = normalise_into(scratch, part, norm)
             gradients.mask_into(as_images(masked[tile]), as_images(gradient[tile]), activation, part, scratch=scratch)
         self._pass_to_shortcut_masked(masked, adds_inputs)
-        own = (gradients.d_weight, gradients.d_bias, None, None, gradients.d_activation_weight)
-        pairs = zip(own, parameters, strict=True)
-        self._set(unit, [None if g is None or p is None else g.to(p.dtype) for g, p in pairs])
+        self._set_norm(unit, (gradients.d_weight, gradients.d_bias, None, None, gradients.d_activation_weight))
         return self._finished(unit, index, masked, values, norm, gradients)
+
+    def _tail_is_pointwise(self, index: int) -> bool:
+        """Whether the end of the chain can do without the outputs of the convolution before it."""
+        unit, exact = self.call.units[index], self.call.compute_dtype in (torch.float32, torch.float64)
+        if self.call.kept[index] or not unit.batch_statistics or unit.group is not None or not exact:
+            return False
+        before = self.call.units[index - 1]
+        weight = self.saved.parameters[before.parameters][2]
+        told = unit.activation.kind is nn.Identity or self.saved.outputs is not None
+        positions = self.gradient.numel() // self.gradient.shape[1]
+        return told and self.gradient.dtype == self.call.compute_dtype and pays(before.convolution, weight, positions)
+
+    def _run_pointwise_end(self, unit: Unit, index: int) -> tuple[PointwiseTail, Tensor]:
+        """As `_run_end`, from the inputs of the convolution before; the gradient of that norm's outputs."""
+        norm, before = self._norm(index), self.call.units[index - 1]
+        parameters = self.saved.parameters[before.parameters]
+        weight = parameters[2]
+        assert norm is not None, "an end has a norm"
+        assert weight is not None and before.convolution is not None, "checked before"  # noqa: PT018 - one fact
+        gradient, outputs = self.gradient, self.saved.outputs
+        if outputs is None:
+            masked = gradient = batch_outermost(gradient)
+        else:
+            masked = empty_in_order_of(outputs, outputs.shape, gradient.dtype)
+            gradient = laid_out_like(outputs, gradient)
+        inputs = RebuiltTiles(
+            self._values(index - 1), before, self._norm(index - 1), parameters, self.call.compute_dtype, self.workspace
+        )
+        tail = PointwiseTail(norm, before.convolution, weight.to(self.call.compute_dtype))
+        tail.gather(masked, gradient, outputs, unit.activation, inputs)
+        self._pass_to_shortcut_masked(masked, self.call.adds_inputs and self.needs_inputs)
+        d_weight, d_bias = tail.finish()
+        self._set_norm(unit, (d_weight, d_bias, None, None, None))
+        return tail, masked
+
+    def _set_weight(self, unit: Unit, tail: PointwiseTail) -> None:
+        start = unit.parameters.start
+        for position, gradient in ((start + 2, tail.d_convolution), (start + 3, torch.zeros_like(tail.norm.mean))):
+            parameter = self.saved.parameters[position]
+            if self.needs[position] and parameter is not None:
+                self.parameter_gradients[position] = gradient.to(parameter.dtype)
 
     def _pass_to_shortcut_masked(self, masked: Tensor, adds_inputs: bool) -> None:
         if self.needs_shortcut:
@@ -252,6 +308,10 @@ class ChainBackward:
                 self.d_inputs[tile].add_(finished[tile])
             else:
                 finished.write(self.d_inputs[tile], tile)
+
+    def _set_norm(self, unit: Unit, gradients: Sequence[Tensor | None]) -> None:
+        pairs = zip(gradients, self.saved.parameters[unit.parameters], strict=True)
+        self._set(unit, [None if g is None or p is None else g.to(p.dtype) for g, p in pairs])
 
     def _set(self, unit: Unit, gradients: Sequence[Tensor | None]) -> None:
         needs = self.needs[unit.parameters]

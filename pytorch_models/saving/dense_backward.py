@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from pytorch_models.saving.dense_call import BlockCall
+from pytorch_models.saving.dense_storage import Bottleneck
 from pytorch_models.saving.dropout import drop_gradient
 from pytorch_models.saving.norm import Affine, affine
-from pytorch_models.saving.passes import subtract_terms
+from pytorch_models.saving.passes import TileMasks, subtract_terms
 from pytorch_models.saving.saved import SavedTensors
 from pytorch_models.saving.tiles import empty_channels_last
 from pytorch_models.saving.unit_call import Unit
@@ -31,18 +32,39 @@ class BlockBackward:
         self, call: BlockCall, saved: SavedTensors, gradient: Tensor, needs: Sequence[bool], needs_inputs: bool
     ) -> None:
         self.call, self.saved = call, saved
-        self.features, self.needs, self.needs_inputs = saved.features, needs, needs_inputs
+        self.needs, self.needs_inputs = needs, needs_inputs
+        if saved.features is None:
+            self.features = self._decoded(gradient)
+        else:  # a copy only where the block ran in the plain order
+            self.features = saved.features.contiguous(memory_format=torch.channels_last)
         samples, _, height, columns = self.features.shape
         self.count = samples * height * columns
         self.workspace = call.workspace(self.features.shape, self.features.device)
-        # A copy: the incoming gradient may be seen by others, and this one is written to.
-        self.gradient = empty_channels_last(self.features.shape, self.features.dtype, self.features.device)
-        self.gradient.copy_(gradient)
+        taken = call.sink.take(gradient)
+        if taken is not None:
+            self.gradient = taken.contiguous(memory_format=torch.channels_last)
+        else:  # a copy: the incoming gradient may be seen by others, and this one is written to
+            self.gradient = empty_channels_last(self.features.shape, self.features.dtype, self.features.device)
+            self.gradient.copy_(gradient)
         self.parameter_gradients: list[Tensor | None] = [None] * len(saved.parameters)
         if saved.mean is not None:
             # What later layers' norms still owe to each channel's gradient: constant + (z - mean) * slope.
             self.constant = torch.zeros_like(saved.mean)
             self.slope = torch.zeros_like(saved.mean)
+
+    def _decoded(self, gradient: Tensor) -> Tensor:
+        """All features from their codes, in a buffer as the forward pass had it."""
+        saved, codec = self.saved, self.call.storage.codec
+        assert codec is not None, "features without codes are kept as they are"
+        assert saved.mean is not None, "codes are of normalised features"
+        assert saved.variance is not None, "codes are of normalised features"
+        features = empty_channels_last(gradient.shape, self.call.feature_dtype, gradient.device)
+        inv_std = torch.rsqrt(saved.variance + self.call.code_eps)
+        slices = [layer.channels for layer in self.call.layers] + [slice(0, self.call.layers[0].in_features)]
+        for index, channels in enumerate(slices):
+            parts = saved.parts(index, "features")
+            codec.decode_into(features[:, channels], parts, saved.mean[channels], inv_std[channels])
+        return features
 
     def run(self) -> Tensor | None:
         """Fill `parameter_gradients` and return the gradient of the inputs, or None where not needed."""
@@ -87,7 +109,7 @@ class BlockBackward:
         needs_below = self.needs_inputs or (index > 0 and any(self._needs_up_to(index - 1)))
         if len(layer.units) == 2:
             needs_first = needs_below or any(self.needs[first.parameters])
-            bottleneck = self._bottleneck(first, first_norm, features, kept)
+            bottleneck = self._bottleneck(index, first_norm, features)
             below = self._second_unit(layer.units[1], index, gradient, bottleneck, needs_first)
             if below is None:
                 return
@@ -101,6 +123,7 @@ class BlockBackward:
             dtype=gradient.dtype,
             values=features,
             activations=kept.get("activation1"),
+            masks=self._masks(index, "mask1", features),
             needs=self.needs[first.parameters],
             needs_values=needs_below,
         )
@@ -127,6 +150,7 @@ class BlockBackward:
             dtype=gradient.dtype,
             values=bottleneck,
             activations=self.saved.layers[index].get("activation2"),
+            masks=self._masks(index, "mask2", bottleneck),
             needs=self.needs[unit.parameters],
             needs_values=needs_values,
         )
@@ -135,15 +159,26 @@ class BlockBackward:
             subtract_terms(target, bottleneck, norm.mean, *backward.corrections(self.count))
         return target
 
-    def _bottleneck(self, unit: Unit, norm: Affine, features: Tensor, kept: dict[str, Tensor | None]) -> Tensor:
-        """The 1x1 convolution's outputs: kept, or computed again."""
+    def _masks(self, index: int, name: str, values: Tensor) -> TileMasks | None:
+        bits = self.saved.layers[index].get(name)
+        return None if bits is None else TileMasks(values.shape, values.dtype, values.device, bits)
+
+    def _bottleneck(self, index: int, norm: Affine, features: Tensor) -> Tensor:
+        """The 1x1 convolution's outputs: kept, decoded, or computed again."""
+        layer, kept, codec = self.call.layers[index], self.saved.layers[index], self.call.storage.codec
         bottleneck = kept.get("bottleneck")
-        if bottleneck is None:
-            parameters = self.saved.parameters[unit.parameters]
-            bottleneck, _ = forward_unit(
-                features, unit, norm, parameters, self.call.compute_dtype, self.workspace, scratch_outputs="bottleneck"
-            )
-        return bottleneck
+        if bottleneck is not None:
+            return bottleneck
+        dtype = self.call.compute_dtype
+        if self.call.storage.bottleneck is Bottleneck.CODED:
+            assert codec is not None, "coded by something"
+            shape = (len(features), layer.bottleneck_features, *features.shape[2:])
+            outputs = self.workspace.take("bottleneck", shape, dtype)
+            second = self._affine(layer.units[1], 2, index)
+            return codec.decode_into(outputs, self.saved.parts(index, "bottleneck"), second.mean, second.inv_std)
+        unit = layer.units[0]
+        parameters = self.saved.parameters[unit.parameters]
+        return forward_unit(features, unit, norm, parameters, dtype, self.workspace, scratch_outputs="bottleneck")[0]
 
     def _affine(self, unit: Unit, position: int, index: int) -> Affine:
         kept = self.saved.layers[index]

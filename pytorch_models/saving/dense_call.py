@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pytorch_models.compression import NoiseSeeds
+from pytorch_models.saving.dense_storage import DenseStorage, choose_storage
+from pytorch_models.saving.gradient_sink import GradientSink
 from pytorch_models.saving.norm import uses_batch_statistics
 from pytorch_models.saving.tiles import Workspace, convolution_format, tile_elements
 from pytorch_models.saving.unit_call import UNIT_PARAMETERS, Convolution, Unit, autocast_dtype_of, unit_parameters
@@ -39,11 +42,23 @@ class BlockCall:
     """One dense block in one call."""
 
     layers: tuple[LayerCall, ...]
-    policy: MemoryPolicy
+    storage: DenseStorage
+    noise_seed: int  # of the codes, if there are any
     feature_dtype: torch.dtype
     compute_dtype: torch.dtype
     dropout_format: torch.memory_format  # in which the plain block would draw its masks
     keeps_graph: bool
+    plain_order: bool  # the outputs are the plain block's to the bit
+    sink: GradientSink  # of the output's gradient
+
+    def dtype_of_unit(self, position: int) -> torch.dtype:
+        """In which a layer's first or second norm reads its values."""
+        return self.feature_dtype if position == 0 else self.compute_dtype
+
+    @property
+    def code_eps(self) -> float:
+        """What is added to a variance before features are normalised for their codes."""
+        return float(self.layers[0].units[0].norm.eps)
 
     @property
     def out_features(self) -> int:
@@ -57,7 +72,9 @@ class BlockCall:
         return Workspace(device, {"tile": max(sizes)})
 
 
-def read_block(block: nn.ModuleDict, inputs: Tensor, policy: MemoryPolicy) -> tuple[BlockCall, list[Tensor | None]]:
+def read_block(
+    block: nn.ModuleDict, inputs: Tensor, policy: MemoryPolicy, seeds: NoiseSeeds
+) -> tuple[BlockCall, list[Tensor | None]]:
     """Facts and parameters of a block whose layers are known to be eligible."""
     parameters: list[Tensor | None] = []
     layers = []
@@ -79,12 +96,18 @@ def read_block(block: nn.ModuleDict, inputs: Tensor, policy: MemoryPolicy) -> tu
     assert weight is not None, "a convolution has a weight"
     autocast_dtype = autocast_dtype_of(inputs.device)
     compute_dtype = weight.dtype if autocast_dtype is None or weight.dtype == torch.float64 else autocast_dtype
+    feature_dtype = torch.promote_types(inputs.dtype, compute_dtype)
+    storage = choose_storage(policy, layers, inputs.shape, feature_dtype)
+    keeps_graph = torch.is_grad_enabled()
     call = BlockCall(
         tuple(layers),
-        policy,
-        torch.promote_types(inputs.dtype, compute_dtype),
+        storage,
+        seeds.next() if storage.codec is not None and keeps_graph else 0,
+        feature_dtype,
         compute_dtype,
         convolution_format(inputs, weight),
-        torch.is_grad_enabled(),
+        keeps_graph,
+        plain_order=not policy.recomputes,
+        sink=GradientSink(),
     )
     return call, parameters

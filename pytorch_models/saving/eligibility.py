@@ -6,6 +6,7 @@ Both are looked for here; the caller then takes the plain path and says so.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,11 @@ _HOOK_TABLES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_bac
 _TAIL = (nn.Conv2d, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Flatten)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def warn_plain(what: str, reason: str) -> None:
+    """Say that a part runs the plain way."""
+    warnings.warn(f"{what} runs the plain way and saves no memory: {reason}", PlainPathWarning, stacklevel=4)
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -75,7 +81,7 @@ def why_block_is_plain(block: nn.ModuleDict, layer_type: type[nn.Module]) -> str
 def why_norm_act_is_plain(norm: nn.Module, activation: nn.Module, *tail: nn.Module) -> str | None:
     """None if norm, activation and the modules after them may run as one Function, else the reason they may not."""
     reasons = [_why_unusable("norm", norm, (nn.BatchNorm2d, nn.SyncBatchNorm))]
-    reasons += [_why_unusable("relu", activation, ACTIVATIONS)]
+    reasons += [_why_unusable("relu", activation, (nn.ReLU,))]
     reasons += [_why_unusable(type(module).__name__, module, _TAIL) for module in tail]
     return next((reason for reason in reasons if reason), None)
 
@@ -116,6 +122,7 @@ def _why_bypassed(name: str, owner: nn.Module | None) -> str | None:
         if has_hooks(container):
             return f"a hook is registered on {outer}"
         changed = isinstance(container, nn.Sequential) and type(container).forward is not nn.Sequential.forward
+        changed = changed and not hasattr(container, "steps")  # which gives its own forward as a chain
         if changed or "forward" in vars(container):
             return f"{outer} is a {type(container).__name__} with a forward of its own"
     return None

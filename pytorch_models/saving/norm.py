@@ -23,16 +23,6 @@ class Affine(NamedTuple):
     shift: Tensor
 
 
-def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype statistics and their gradients are computed in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def row(vector: Tensor) -> Tensor:
-    """(C,) -> (1, C, 1, 1)."""
-    return vector.view(1, -1, 1, 1)
-
-
 def uses_batch_statistics(norm: _BatchNorm) -> bool:
     """Whether this norm normalises with the batch's statistics now (training, or no running ones to use)."""
     return norm.training or (norm.running_mean is None and norm.running_var is None)

@@ -1,7 +1,7 @@
 """The elementwise passes of a norm and its activation: statistics, affine map, and the gradient through both.
 
 All tensors are (N, C, H, W). Forward and backward pass rebuild an activation by the same function, so that they agree
-on every activation's sign.
+on every activation's sign; where the values come from codes instead, exact masks say which activations were positive.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pytorch_models import kernel_ops
+from pytorch_models.channels import row, statistics_dtype
+from pytorch_models.kernel_arrays import layout_of
 from pytorch_models.saving.activation import RELU, Activation, negative_part
-from pytorch_models.saving.norm import Affine, row, statistics_dtype
+from pytorch_models.saving.norm import Affine
 from pytorch_models.saving.sync import join_sums
 from pytorch_models.saving.tiles import tiles
 
@@ -43,16 +46,75 @@ def batch_statistics(values: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (squares / count).to(dtype)
 
 
+class TileMasks:
+    """One bit for every activation of a batch, tile after tile, each from a byte of its own.
+
+    Args:
+        shape: (N, C, H, W) of the activations; their tiles are those of `tiles`.
+        dtype, device: of the values that tiles are made of.
+        bits: what an earlier one kept; None = not written yet.
+    """
+
+    def __init__(self, shape: torch.Size, dtype: torch.dtype, device: torch.device, bits: Tensor | None = None) -> None:
+        slices = tiles(shape, dtype, device)
+        self._sample = shape[1:].numel()
+        self._samples, self._tile_bytes = slices[0].stop, self._bytes(slices[0])
+        if bits is None:
+            size = sum(self._bytes(tile) for tile in slices)
+            bits = torch.empty(size, dtype=torch.uint8, device=device)
+        self.bits = bits
+
+    def _bytes(self, tile: slice) -> int:
+        return ((tile.stop - tile.start) * self._sample + 7) // 8
+
+    def of(self, tile: slice) -> Tensor:
+        """The packed mask of one tile."""
+        start = tile.start // self._samples * self._tile_bytes
+        return self.bits[start : start + self._bytes(tile)]
+
+
 def normalise_into(out: Tensor, values: Tensor, norm: Affine) -> Tensor:
     """out = values * scale + shift; `out` may be `values`."""
     return torch.addcmul(row(norm.shift), values, row(norm.scale), out=out)
 
 
 def activate_into(
-    out: Tensor, values: Tensor, norm: Affine, activation: Activation = RELU, weight: Tensor | None = None
+    out: Tensor,
+    values: Tensor,
+    norm: Affine,
+    activation: Activation = RELU,
+    weight: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
-    """out = activation(values * scale + shift); `out` may be `values`."""
-    return activation.apply_(normalise_into(out, values, norm), weight)
+    """out = activation(values * scale + shift); `out` may be `values`.
+
+    Where `mask` is given, which outputs are positive is written there.
+    """
+    activation.apply_(normalise_into(out, values, norm), weight)
+    if mask is not None:
+        mask_positive(out, mask)
+    return out
+
+
+def mask_positive(dense: Tensor, mask: Tensor) -> None:
+    """Write into `mask` which elements of a tensor without gaps are positive, in the order of memory."""
+    kernel_ops.pack_positive_(_in_memory_order(dense), mask)
+
+
+def rebuild_into(out: Tensor, values: Tensor, norm: Affine, mask: Tensor) -> Tensor:
+    """out = values * scale + shift where the mask is 1, else 0: values that come from codes are never clamped again."""
+    return select_(normalise_into(out, values, norm), mask)
+
+
+def select_(dense: Tensor, mask: Tensor) -> Tensor:
+    """Set to 0 in place, in a tensor without gaps, what a mask (in the order of memory) leaves out."""
+    flat = _in_memory_order(dense)
+    flat.masked_fill_(kernel_ops.unpack_bits(mask, flat.numel()).view(torch.bool).logical_not_(), 0)
+    return dense
+
+
+def _in_memory_order(dense: Tensor) -> Tensor:
+    return dense.as_strided((dense.numel(),), (1,))
 
 
 def subtract_terms(gradient: Tensor, values: Tensor, mean: Tensor, constant: Tensor, slope: Tensor) -> None:
@@ -108,7 +170,14 @@ class NormGradient:
         return self._d_slopes if self.weight.numel() > 1 else self._d_slopes.sum(0, keepdim=True)
 
     def mask_into(
-        self, out: Tensor, gradient: Tensor, activation: Tensor, values: Tensor, *, scratch: Tensor
+        self,
+        out: Tensor,
+        gradient: Tensor,
+        activation: Tensor,
+        values: Tensor,
+        *,
+        scratch: Tensor,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Take in one tile; out = the gradient of the norm's output.
 
@@ -118,11 +187,15 @@ class NormGradient:
             activation: the activation's output, kept or rebuilt; its input where `Activation.by_output` is False.
             values: the norm's input.
             scratch: of the activation's size; may be overwritten, may be the activation.
+            mask: where the activation was positive, if the values come from codes.
         """
         norm = self.norm
         if self.weight is not None:
             self._d_slopes += channel_sums(negative_part(gradient, activation))
-        masked = self.activation.gradient_into(out, gradient, activation, self.weight)
+        if mask is not None:
+            masked = select_(out if out is gradient else out.copy_(gradient), mask)
+        else:
+            masked = self.activation.gradient_into(out, gradient, activation, self.weight)
         self._d_bias += channel_sums(masked)
         if scratch.dtype == norm.mean.dtype:
             centred = torch.sub(values, row(norm.mean), out=scratch)
@@ -140,12 +213,21 @@ class NormGradient:
         *,
         scratch: Tensor,
         accumulate: bool = False,
+        mask: Tensor | None = None,
     ) -> None:
         """Take in one tile as `mask_into` does, overwriting `gradient`.
 
         scale * (gradient of the norm's output) is written or, with `accumulate`, added to `target`; None = nowhere.
         """
-        masked = self.mask_into(gradient, gradient, activation, values, scratch=scratch)
+        if mask is not None and _suits_kernels(gradient, values, target):
+            into = gradient if target is None else target
+            d_bias, d_weight = kernel_ops.norm_backward_(
+                gradient, values, *self.norm, mask, into, accumulate and target is not None
+            )
+            self._d_bias += d_bias
+            self._d_weight += d_weight
+            return
+        masked = self.mask_into(gradient, gradient, activation, values, scratch=scratch, mask=mask)
         if target is not None and accumulate:
             target.addcmul_(masked, row(self.norm.scale))
         elif target is not None:
@@ -161,3 +243,10 @@ class NormGradient:
         )
         per_value = self.norm.scale / count
         return per_value * d_bias, per_value * d_weight * self.norm.inv_std
+
+
+def _suits_kernels(gradient: Tensor, values: Tensor, target: Tensor | None) -> bool:
+    """Whether one kernel can take these together: one dtype and one layout; mixed ones run as PyTorch operators."""
+    layout = layout_of(values)
+    others = [tensor for tensor in (gradient, target) if tensor is not None]
+    return layout is not None and all(t.dtype == values.dtype and layout_of(t) == layout for t in others)

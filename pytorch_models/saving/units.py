@@ -12,16 +12,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pytorch_models.saving.norm import Affine, statistics_dtype
-from pytorch_models.saving.passes import NormGradient, activate_into, normalise_into
-from pytorch_models.saving.tiles import (
-    Workspace,
-    as_images,
-    empty_channels_last,
-    empty_in_order_of,
-    laid_out_like,
-    tiles,
-)
+from pytorch_models.channels import statistics_dtype
+from pytorch_models.saving.norm import Affine
+from pytorch_models.saving.passes import NormGradient, TileMasks, activate_into, normalise_into, rebuild_into
+from pytorch_models.saving.tiles import Workspace, as_images, empty_in_order_of, laid_out_like, tiles
 from pytorch_models.saving.unit_call import Unit
 
 Parameters = Sequence[Tensor | None]  # in the order of unit_call.UNIT_PARAMETERS
@@ -44,13 +38,14 @@ def forward_unit(
     workspace: Workspace,
     *,
     keep_activations: bool = False,
+    masks: TileMasks | None = None,
     scratch_outputs: str | None = None,
     channels_last: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Convolve activation(norm(values)) tile by tile; the values themselves where there is no norm.
 
-    With `scratch_outputs` the outputs may lie in the workspace, under that name; with `channels_last` they are laid
-    out so whatever layout the convolution prefers.
+    `masks` are written where given. With `scratch_outputs` the outputs may lie in the workspace, under that name; with
+    `channels_last` the weight is laid out so, which makes the outputs so.
 
     Returns:
         The convolution's outputs in `dtype`, and the activations if `keep_activations`, else None.
@@ -58,31 +53,33 @@ def forward_unit(
     weight, bias = (None if p is None else p.to(dtype) for p in parameters[2:4])
     assert weight is not None, "a convolution has a weight"
     assert unit.convolution is not None, "asked for by its caller"
-    slices = tiles(values.shape, values.dtype, values.device)
-    rebuilt = _RebuiltTiles(values, unit, norm, parameters, dtype, workspace)
+    if channels_last and weight.dim() == 4:
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    # Without a norm nothing is rebuilt: there is no scratch to keep small.
+    slices = [slice(0, len(values))] if norm is None else tiles(values.shape, values.dtype, values.device)
+    rebuilt = RebuiltTiles(values, unit, norm, parameters, dtype, workspace)
     kept = empty_in_order_of(values, values.shape, dtype) if keep_activations else None
     outputs: Tensor | None = None
     for tile in slices:
-        activation = rebuilt.activation(tile, None if kept is None else kept[tile])
+        activation = rebuilt.activation(
+            tile, None if kept is None else kept[tile], write=None if masks is None else masks.of(tile)
+        )
         convolved = unit.convolution.forward(activation, weight, bias)
-        if len(slices) == 1 and not channels_last:
+        if len(slices) == 1:
             outputs = convolved
             break
         if outputs is None:
             shape = (len(values), *convolved.shape[1:])
-            like = None if channels_last else convolved
-            if scratch_outputs is not None:
-                outputs = workspace.take(scratch_outputs, shape, convolved.dtype, like)
-            elif like is not None:
-                outputs = empty_in_order_of(like, shape, convolved.dtype)
+            if scratch_outputs is None:
+                outputs = empty_in_order_of(convolved, shape, convolved.dtype)
             else:
-                outputs = empty_channels_last(shape, convolved.dtype, values.device)
+                outputs = workspace.take(scratch_outputs, shape, convolved.dtype, convolved)
         outputs[tile] = convolved
     assert outputs is not None, "a batch has at least one tile"
     return outputs, kept
 
 
-class _RebuiltTiles:
+class RebuiltTiles:
     """Activations of one unit, a tile at a time, in scratch of the workspace."""
 
     def __init__(
@@ -103,13 +100,24 @@ class _RebuiltTiles:
         values = self.values[tile]
         return self.workspace.take("tile", values.shape, self.dtype, values)
 
-    def activation(self, tile: slice, out: Tensor | None = None) -> Tensor:
-        """activation(norm(values)) in `out` or in scratch; the values themselves where there is no norm."""
+    def activation(
+        self, tile: slice, out: Tensor | None = None, *, write: Tensor | None = None, read: Tensor | None = None
+    ) -> Tensor:
+        """activation(norm(values)) in `out` or in scratch; the values themselves where there is no norm.
+
+        Args:
+            write: where to note which activations are positive.
+            read: which were, where the values come from codes.
+        """
         values = self.values[tile]
         if self.norm is None:
             return values.to(self.dtype)
         out = self.scratch(tile) if out is None else out
-        activate_into(as_images(out), as_images(values), self.norm, self.unit.activation, self.weight)
+        images, given = as_images(out), as_images(values)
+        if read is not None:
+            rebuild_into(images, given, self.norm, read)
+        else:
+            activate_into(images, given, self.norm, self.unit.activation, self.weight, write)
         return out
 
     def pre_activation(self, tile: slice) -> Tensor:
@@ -128,6 +136,7 @@ class UnitBackward:
         gradient: of the convolution's outputs.
         values: the norm's input, (N, C, ...).
         activations: activation(norm(values)) if the forward pass kept it, else None to rebuild it.
+        masks: where the activations were positive, for values that come from codes; None = the values tell.
         needs: which of the parameters need a gradient.
         needs_values: whether `values` needs one.
     """
@@ -143,14 +152,15 @@ class UnitBackward:
         dtype: torch.dtype,
         values: Tensor,
         activations: Tensor | None,
+        masks: TileMasks | None = None,
         needs: Sequence[bool],
         needs_values: bool,
     ) -> None:
         self.unit, self.parameters, self.workspace = unit, parameters, workspace
         self.gradient, self.values, self.activations, self.dtype = gradient, values, activations, dtype
-        self.needs, self.needs_values = needs, needs_values
+        self.masks, self.needs, self.needs_values = masks, needs, needs_values
         self.norm_gradient = None if norm is None else NormGradient(norm, unit.activation, parameters[4])
-        self.rebuilt = _RebuiltTiles(values, unit, norm, parameters, dtype, workspace)
+        self.rebuilt = RebuiltTiles(values, unit, norm, parameters, dtype, workspace)
 
     def run(self, target: Tensor | None, *, accumulate: bool, scaled: bool = True) -> tuple[Tensor | None, ...]:
         """Write (or add) the values' gradient into `target`, tile by tile; return the parameters' gradients.
@@ -165,7 +175,9 @@ class UnitBackward:
         needs_activations = self.needs_values or any(self.needs[i] for i in (0, 1, 4))
         totals: list[Tensor | None] = [None, None]
         for tile in tiles(self.values.shape, self.values.dtype, self.values.device):
-            activation = self.rebuilt.activation(tile) if self.activations is None else self.activations[tile]
+            mask = None if self.masks is None else self.masks.of(tile)
+            kept = self.activations
+            activation = self.rebuilt.activation(tile, read=mask) if kept is None else kept[tile]
             d_activation, *d_parameters = self.unit.convolution.backward(
                 self.gradient[tile], activation, weight, needs=(needs_activations, self.needs[2], self.needs[3])
             )
@@ -174,7 +186,7 @@ class UnitBackward:
             if d_activation is not None:
                 d_activation = laid_out_like(self.values[tile], d_activation)
                 into = None if target is None else target[tile]
-                self._through_norm(tile, activation, d_activation, into, accumulate, scaled)
+                self._through_norm(tile, activation, d_activation, into, mask, accumulate=accumulate, scaled=scaled)
         return self._in_their_dtypes(totals)
 
     def corrections(self, count: int | Tensor, group: Any = None) -> tuple[Tensor, Tensor]:
@@ -183,22 +195,32 @@ class UnitBackward:
         return self.norm_gradient.corrections(count, group)
 
     def _through_norm(
-        self, tile: slice, activation: Tensor, gradient: Tensor, into: Tensor | None, accumulate: bool, scaled: bool
+        self,
+        tile: slice,
+        activation: Tensor,
+        gradient: Tensor,
+        into: Tensor | None,
+        mask: Tensor | None,
+        *,
+        accumulate: bool,
+        scaled: bool,
     ) -> None:
         if self.norm_gradient is None:
             if into is not None:
                 _ = into.add_(gradient) if accumulate else into.copy_(gradient)
             return
-        if not self.unit.activation.by_output:
+        if mask is None and not self.unit.activation.by_output:
             activation = self.rebuilt.pre_activation(tile)
         values, gradient, activation = as_images(self.values[tile]), as_images(gradient), as_images(activation)
         target = None if into is None else as_images(into)
         scratch = as_images(self.rebuilt.scratch(tile))
         if scaled:
-            self.norm_gradient.add(gradient, activation, values, target, scratch=scratch, accumulate=accumulate)
+            self.norm_gradient.add(
+                gradient, activation, values, target, scratch=scratch, accumulate=accumulate, mask=mask
+            )
         else:
             out = gradient if target is None else target
-            self.norm_gradient.mask_into(out, gradient, activation, values, scratch=scratch)
+            self.norm_gradient.mask_into(out, gradient, activation, values, scratch=scratch, mask=mask)
 
     def _in_their_dtypes(self, totals: list[Tensor | None]) -> tuple[Tensor | None, ...]:
         norm = self.norm_gradient

@@ -338,6 +338,7 @@ inline unsigned __float_as_uint(float value) {
     return bits;
 }
 inline float __frcp_rn(float value) { return 1.0f / value; }
+inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 // The sum rounded down: the rounding error of a sum is itself a float (Knuth's two-sum).
 inline float __fadd_rd(float a, float b) {
     const float sum = a + b, rest = sum - a, error = (a - (sum - rest)) + (b - rest);

@@ -153,6 +153,24 @@ def test_decoding_and_backward(cuda: Any, numbers: Any, same: Any, name: str, bi
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("name", FORMATS)
+def test_rebuilding_from_decoded_values(cuda: Any, numbers: Any, same: Any, name: str, activation: str) -> None:
+    for number, shape in enumerate([*LAYOUTS, (0, 3)]):
+        x = view(numbers, name, shape, 3 * (number % 2))
+        weight, bias = vectors(numbers, name, shape[1])[2:]
+        flags = numbers.rng.integers(0, 3 if activation == "relu6" else 2, x.size).astype(np.uint16)
+        mask = reference.pack_integers(flags, 2 if activation == "relu6" else 1)
+        outs = []
+        for backend in (reference, cuda):
+            outs.append(np.zeros((shape[0], shape[1] + number % 3, *shape[2:]), x.dtype)[:, : shape[1]])
+            options = {"activation": activation, "slope": 0.3, **named(name)}
+            kept = None if activation == "identity" else mask
+            assert backend.rebuild_activation(x, weight, bias, kept, outs[-1], **options) is outs[-1]
+        same(outs[1], outs[0])
+        assert not outs[1].base[:, shape[1] :].any()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_norm_backward(cuda: Any, numbers: Any, name: str, activation: str, accumulate: bool) -> None:
     for number, shape in enumerate(LAYOUTS):
@@ -200,6 +218,24 @@ def test_masks_at_the_very_ends_of_a_region(cuda: Any, numbers: Any, same: Any, 
     ]
     same(results[1], results[0])
     same(outs[1], outs[0])
+
+
+@pytest.mark.parametrize("activation", ["relu", "relu6", "leaky_relu"])
+def test_masks_where_the_product_rounds_to_minus_the_shift(cuda: Any, numbers: Any, same: Any, activation: str) -> None:
+    """There the sum rounded once is what the product's rounding left over, of either sign; rounded twice it is 0."""
+    x, scale = numbers.floats("float32", 1, 300), numbers.vector("float32", 300, -2, 2)
+    shift = -(x[0] * scale) + (6 if activation == "relu6" else 0)
+    masks, sums, targets = [], [], []
+    for backend in (reference, cuda):
+        masks.append(np.zeros(mask_size(activation, x), np.uint8))
+        backend.affine_activation(x, scale, shift, np.empty_like(x), activation=activation, mask=masks[-1])
+        targets.append(np.ones_like(x))
+        norm = (np.zeros(300, np.float32), np.ones(300, np.float32), scale, shift)
+        sums.append(backend.norm_backward(x, x, *norm, target=targets[-1], accumulate=True, activation=activation))
+    same(masks[1], masks[0])
+    same(targets[1], targets[0])
+    same(sums[1][0], sums[0][0])
+    assert len(set(masks[0].tolist())) > 5
 
 
 def test_only_the_view_is_written(cuda: Any, numbers: Any) -> None:

@@ -91,6 +91,8 @@ BAD: tuple[Bad, ...] = (
     ("normalize_quantize_mask", (x, *norm, 2), {"seed": 0, "codes": kept[0][:1]}, ValueError, "codes has 1 elements"),
     ("dequantize_affine", (*kept, 2, v3, v3, x), {}, ValueError, "relu needs its mask"),
     ("dequantize_affine", (*kept, 2, v3, v3, x[:1]), {"activation": "identity"}, ValueError, "codes has 3 elements"),
+    ("rebuild_activation", (x, v3, v3, None, x), {}, ValueError, "relu needs its mask"),
+    ("rebuild_activation", (x, v3, v3, np.zeros(3, U8), x), {}, ValueError, "mask has 3 elements, but 2 are needed"),
     ("norm_backward", (x[:2], x, *norm), {"target": x, "accumulate": True}, ValueError, "d_out has shape"),
     ("norm_backward", (x, x, *norm), {"target": x.T, "accumulate": True}, ValueError, "target has shape"),
     ("norm_backward_coded", (x, *kept, 2, v3), {"target": x, "accumulate": True}, ValueError, "relu needs its mask"),

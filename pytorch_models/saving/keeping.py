@@ -1,0 +1,43 @@
+"""How a norm's input is kept: as it is or coded, and who takes over its gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from pytorch_models.compression import NoiseSeeds, NormCodec
+from pytorch_models.saving.dense_call import BlockCall
+from pytorch_models.saving.gradient_sink import GradientSink
+from zoo.policy import MemoryPolicy
+
+
+@dataclass(frozen=True)
+class InputKeeping:
+    """One call's decisions.
+
+    Args:
+        codec: keep the normalised input as codes, and masks; None = keep the input itself.
+        noise_seed: of the codes' rounding.
+        plain_order: the modules themselves run in the forward pass, so that outputs are the plain model's to the bit.
+        sink: where the block that made the input takes over its gradient.
+    """
+
+    codec: NormCodec | None = None
+    noise_seed: int = 0
+    plain_order: bool = False
+    sink: GradientSink | None = None
+
+    @classmethod
+    def of(cls, policy: MemoryPolicy, seeds: NoiseSeeds, made_by: BlockCall | None = None) -> InputKeeping:
+        """What a policy asks for.
+
+        Args:
+            made_by: the call of the dense block whose output the input is, if nobody else reads it. Where that block
+                keeps its output as it is, codes would be bytes on top.
+        """
+        codec = NormCodec.of(policy) if torch.is_grad_enabled() else None
+        if made_by is not None and not made_by.storage.features_coded:
+            codec = None
+        seed = 0 if codec is None else seeds.next()
+        return cls(codec, seed, not policy.recomputes, None if made_by is None else made_by.sink)
