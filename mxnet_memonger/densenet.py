@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mxnet_memonger.layers import classifier, convolution, max_pool, norm_relu
+from mxnet_memonger.layers import classifier, concatenated, convolution, max_pool, norm_relu
 from mxnet_memonger.numpy_names import mx
 from mxnet_memonger.rewrites import CHANNEL_BLOCK
 from mxnet_memonger.symbol_model import SymbolModel
@@ -18,7 +18,7 @@ class DenseNet(SymbolModel):
     Args:
         efficient: `for_training` gives a planned Symbol: least memory, same numbers to the bit.
         keep_bottleneck: with `efficient`, at most half of a forward pass is done again: more bytes, less time.
-        opt_memory: only 0 (plain) is of MXNet, which plans memory itself.
+        opt_memory, compressed: not of MXNet.
         fields: of `zoo.densenet.DenseNetConfig`.
 
     Example:
@@ -33,9 +33,10 @@ class DenseNet(SymbolModel):
         efficient: bool = False,
         keep_bottleneck: bool = False,
         opt_memory: int | None = None,
+        compressed: int | str | None = None,
         **fields: Any,
     ) -> None:
-        policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory)
+        policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
         config = DenseNetConfig(**fields)
         super().__init__(config, policy, densenet_symbol(config))
 
@@ -43,10 +44,10 @@ class DenseNet(SymbolModel):
 def densenet_symbol(config: DenseNetConfig) -> Any:
     """The network from "data" (N, 3, H, W) to scores (N, num_classes).
 
-    Every layer reads one concatenation of all features before it. Where MXNet can train that (see
-    `mxnet_memonger.rewrites`) each is one of all parts, which can be run again from these; else they are a chain.
+    Every layer reads one concatenation of all parts before it, which can be run again from these; a chain of them
+    would have to be run again from the block's start.
     """
-    flat = _fills_blocks(config)
+    as_blocks = _fills_blocks(config)
     epsilon, width = config.norm_epsilon, config.num_init_features
     values = mx.sym.Variable("data")
     if config.small_inputs:
@@ -58,8 +59,7 @@ def densenet_symbol(config: DenseNetConfig) -> Any:
         parts = [values]
         for layer in range(1, layers + 1):
             parts.append(_layer(values, f"features.denseblock{number}.denselayer{layer}", config))
-            read = parts if flat else (values, parts[-1])
-            values = mx.sym.Concat(*read, dim=1, name=f"features.denseblock{number}.concat{layer}")
+            values = concatenated(parts, f"features.denseblock{number}.concat{layer}", as_blocks=as_blocks)
         if number < len(config.block_config):
             width = int(config.block_widths()[number - 1] * config.compression)
             values = _transition(values, f"features.transition{number}", width, epsilon)

@@ -17,7 +17,7 @@ class ResNet(SymbolModel):
     Args:
         efficient: `for_training` gives a planned Symbol: least memory, same numbers to the bit.
         keep_bottleneck: with `efficient`, at most half of a forward pass is done again: more bytes, less time.
-        opt_memory: only 0 (plain) is of MXNet, which plans memory itself.
+        opt_memory, compressed: not of MXNet.
         fields: of `zoo.resnet.ResNetConfig`.
 
     Example:
@@ -32,9 +32,10 @@ class ResNet(SymbolModel):
         efficient: bool = False,
         keep_bottleneck: bool = False,
         opt_memory: int | None = None,
+        compressed: int | str | None = None,
         **fields: Any,
     ) -> None:
-        policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory)
+        policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
         config = ResNetConfig(**fields)
         super().__init__(config, policy, resnet_symbol(config))
 

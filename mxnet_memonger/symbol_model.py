@@ -11,7 +11,6 @@ from mxnet_memonger.numpy_names import mx
 from zoo.policy import MemoryPolicy
 
 LABEL = "softmax_label"
-SMALL_SHAPE, LARGE_SHAPE = (2, 3, 32, 32), (2, 3, 224, 224)
 HALF_A_PASS = 0.5  # of the forward work, what keep_bottleneck lets be done again
 
 
@@ -28,7 +27,7 @@ class SymbolModel:
         arrays: parameters and running statistics by canonical name, freshly initialised; trained in place.
 
     Raises:
-        ValueError: a level of `opt_memory` other than 0.
+        ValueError: a level of `opt_memory` other than 0, or `compressed`.
     """
 
     def __init__(self, config: Any, policy: MemoryPolicy, symbol: Any) -> None:
@@ -37,17 +36,19 @@ class SymbolModel:
                 f"opt_memory={policy.opt_memory}: the classic levels are of PyTorch's DenseNet; in MXNet give "
                 "efficient=True (least memory) or efficient=True, keep_bottleneck=True (less work)"
             )
+        if policy.compressed is not None:
+            raise ValueError(
+                f"compressed={policy.compressed}: not offered in MXNet; use framework=torch, or efficient=True here"
+            )
         self.config, self.policy, self.symbol = config, policy, symbol
         self._planned: dict[tuple[int, ...], Any] = {}
-        shape = SMALL_SHAPE if getattr(config, "small_inputs", True) else LARGE_SHAPE
-        channels = getattr(config, "in_chans", shape[1])
-        self.arrays = initial_arrays(symbol, {"data": (shape[0], channels, *shape[2:])})
+        shape = (2, getattr(config, "in_chans", 3), config.image_size, config.image_size)
+        self.arrays = initial_arrays(symbol, {"data": shape})
 
     @classmethod
     def from_config(cls, config: Any, policy: MemoryPolicy) -> SymbolModel:
         """Build from zoo's values."""
-        flags = {name: getattr(policy, name) for name in ("efficient", "keep_bottleneck", "opt_memory")}
-        return cls(**vars(config), **flags)
+        return cls(**vars(config), **vars(policy))
 
     def with_loss(self) -> Any:
         """The Symbol with a softmax cross entropy against "softmax_label" (N,) at its end, not planned."""
