@@ -44,8 +44,8 @@ class DenseNet(SymbolModel):
 def densenet_symbol(config: DenseNetConfig) -> Any:
     """The network from "data" (N, 3, H, W) to scores (N, num_classes).
 
-    Every layer reads one concatenation of all parts before it, which can be run again from these; a chain of them
-    would have to be run again from the block's start.
+    Every layer reads the concatenation of what the one before it read and of that one's own new features. So each
+    value has two readers, whose gradients have one order in which to be added: a plan changes no bit of them.
     """
     as_blocks = _fills_blocks(config)
     epsilon, width = config.norm_epsilon, config.num_init_features
@@ -56,10 +56,9 @@ def densenet_symbol(config: DenseNetConfig) -> Any:
         values = convolution(values, "features.conv0", width, 7, stride=2)
         values = max_pool(norm_relu(values, "features.norm0", epsilon), "features.pool0")
     for number, layers in enumerate(config.block_config, start=1):
-        parts = [values]
         for layer in range(1, layers + 1):
-            parts.append(_layer(values, f"features.denseblock{number}.denselayer{layer}", config))
-            values = concatenated(parts, f"features.denseblock{number}.concat{layer}", as_blocks=as_blocks)
+            new = _layer(values, f"features.denseblock{number}.denselayer{layer}", config)
+            values = concatenated((values, new), f"features.denseblock{number}.concat{layer}", as_blocks=as_blocks)
         if number < len(config.block_config):
             width = int(config.block_widths()[number - 1] * config.compression)
             values = _transition(values, f"features.transition{number}", width, epsilon)

@@ -52,7 +52,11 @@ def search_plan(
     """A copy of a Symbol that needs less memory in training and computes the same, to the bit.
 
     Without `budget`, `most_recomputed` and `bytes_per_flop`, the least memory that is found; a forward pass is then
-    done again almost whole. With a budget, the least work within it. With a limit on work, the least memory within that.
+    done again almost whole. With a budget, the least work within it. With a limit on work, the least memory within it.
+
+    Same numbers: the plan runs the same operators on the same values. Only where MKL-DNN, which chooses how to compute
+    by how an array lies in memory, finds an array laid out otherwise (seen for channels that fill no block of 16 and
+    are reshaped), or where MXNet adds more than two gradients of one output, their last bits may differ.
 
     Args:
         sym: the network. Its marks are hints: `mirror_stage='True'` on a node, or the same integer on the states of

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mxnet_memonger import memonger
+from mxnet_memonger.binding import bind_for_prediction
 from mxnet_memonger.numpy_names import mx
 from zoo.policy import MemoryPolicy
 
@@ -103,11 +104,7 @@ class SymbolModel:
 
     def predict(self, images: Any) -> Any:
         """Scores (N, num_classes) of images (N, C, H, W), with the running statistics."""
-        data = mx.nd.array(images)
-        names = self.symbol.list_arguments()
-        arguments = {name: self.arrays[name] for name in names if name != "data"}
-        states = {name: self.arrays[name] for name in self.symbol.list_auxiliary_states()}
-        executor = self.symbol.bind(mx.cpu(), {**arguments, "data": data}, grad_req="null", aux_states=states)
+        executor = bind_for_prediction(self.symbol, mx.cpu(), self.arrays, {"data": mx.nd.array(images)})
         return executor.forward(is_train=False)[0]
 
 

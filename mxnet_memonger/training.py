@@ -84,9 +84,8 @@ class Trainer:
         shape = (min(options.batch_size, len(self.train_indices)), *data.train_images.shape[1:])
         # What is allocated for a full batch: the plan, parameters with gradients and momentum, and the batch.
         arrays = 4 * sum(3 * gradient.size for gradient in self.runner.gradients.values())
-        self.peak_bytes = (
-            plan_bytes(model.for_training(shape), None, {"data": shape}) + arrays + 4 * int(np.prod(shape))
-        )
+        pool = plan_bytes(model.for_training(shape), None, {"data": shape})
+        self.peak_bytes = pool + arrays + 4 * int(np.prod(shape))
 
     def run(self) -> TrainingResult:
         """All epochs that are left, then the test with the best epoch's weights."""
@@ -149,6 +148,7 @@ class Trainer:
     def _evaluate(self, images: Any, labels: Any) -> tuple[float, float]:
         """Mean loss and share of right answers."""
         loss, right = 0.0, 0
+        self.runner.forget_predictions()
         batches = EvaluationBatches(images, labels, self.data, self.options.batch_size)
         for position in range(len(batches)):
             pixels, answers, _ = batches[position]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mxnet_memonger.numpy_names import mx
 from mxnet_memonger.symbol_model import SymbolModel
 from zoo.atomic_write import atomic_write
 from zoo.options import TrainingError
@@ -21,6 +22,7 @@ COUNTER = "num_batches_tracked"  # a norm's in PyTorch, which MXNet's norms do n
 
 def canonical_weights(model: SymbolModel) -> dict[str, np.ndarray]:
     """Copies of a model's parameters and running statistics as NumPy arrays, by canonical name."""
+    mx.nd.waitall()  # nothing else waits for statistics that a backward pass still moves
     return {name: array.asnumpy() for name, array in model.arrays.items()}
 
 

@@ -91,6 +91,7 @@ def step_results(sym: Any, shapes: dict[str, Any], seed: int = 0, steps: int = 1
         mx.random.seed(seed + step)
         executor.forward(is_train=True)
         executor.backward([mx.nd.ones(output.shape) for output in executor.outputs])
+    mx.nd.waitall()
     found = {f"output {i}": output for i, output in enumerate(executor.outputs)}
     found |= {f"gradient {name}": array for name, array in gradients.items()}
     found |= {f"state {name}": array for name, array in states.items()}
