@@ -29,7 +29,16 @@ from mxnet_memonger.shapes import infer
 from mxnet_memonger.symbol_graph import SymbolGraph, backward_reads
 from zoo.planner import InfeasibleBudgetError
 
-__all__ = ["PlanInfo", "PlanPoint", "flat_concat", "get_cost", "make_mirror_plan", "mirror", "search_plan"]
+__all__ = [
+    "PlanInfo",
+    "PlanPoint",
+    "flat_concat",
+    "get_cost",
+    "gluon_train",
+    "make_mirror_plan",
+    "mirror",
+    "search_plan",
+]
 
 SECONDS_A_TRIAL = 8.0
 _log = logging.getLogger(__name__)
@@ -162,6 +171,21 @@ def get_cost(sym: Any, type_dict: Any = None, **input_shapes: Any) -> int:
     """
     bound = infer(sym, type_dict, input_shapes, "get_cost")
     return allocated_mib(Binder(sym, type_dict, bound, finer=1).debug_text(sym))
+
+
+def gluon_train(block: Any, loss: Any, data_shape: Any, label_shape: Any, context: Any = None, **search: Any) -> Any:
+    """A planned training step for a Gluon block, on its own parameters and gradients.
+
+        step = memonger.gluon_train(net, loss, (32, 3, 224, 224), (32,))
+        for data, label in batches:
+            losses, scores = step(data, label)
+            trainer.step(len(data))
+
+    See `mxnet_memonger.gluon.GluonStep`; `search` is what `search_plan` takes.
+    """
+    from mxnet_memonger.gluon import GluonStep  # it imports this module
+
+    return GluonStep(block, loss, data_shape, label_shape, context, search)
 
 
 @dataclass(frozen=True)

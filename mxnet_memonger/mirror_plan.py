@@ -115,8 +115,8 @@ def planned_symbol(graph: SymbolGraph, mirrored: frozenset[int], copied: frozens
 
 def planned_json(graph: SymbolGraph, mirrored: frozenset[int], copied: frozenset[int]) -> str:
     """`planned_symbol` in JSON form."""
-    text = graph.json_with_mirrored(mirrored)
-    return json.dumps(with_copies(json.loads(text), copied)) if copied else text
+    content = graph.content_with_mirrored(mirrored)
+    return json.dumps(with_copies(content, copied) if copied else content)
 
 
 def with_copies(content: Mapping[str, Any], copied: frozenset[int]) -> dict[str, Any]:

@@ -67,14 +67,11 @@ def find_cuts(graph: SymbolGraph, most: int = MOST_CUTS) -> list[CutSet]:
         read = dict.fromkeys(source for source, _ in node.inputs if not graph.nodes[source].is_variable)
         sources.append(tuple(read))
         sizes.append(0 if node.is_variable else _largest_output(node.shapes))
-    found = cut_sets(sources, sizes)
+    least = {cut.position for cut in cut_sets(sources, sizes)}
     marked = _marked_positions(graph)
-    if marked:
-        known = {cut.position for cut in found}
-        every = cut_sets(sources, sizes, only_minima=False)
-        found = sorted(
-            [*found, *(cut for cut in every if cut.position in marked - known)], key=lambda cut: cut.position
-        )
+    # Where one value alone is alive is a cut even if no minimum: in a chain of equal sizes nothing is a minimum.
+    every = cut_sets(sources, sizes, only_minima=False)
+    found = [cut for cut in every if cut.position in least | marked or len(cut.nodes) == 1]
     return _thin_out(found, most)
 
 

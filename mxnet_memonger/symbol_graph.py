@@ -114,6 +114,10 @@ class SymbolGraph:
 
     def json_with_mirrored(self, mirrored: Collection[int]) -> str:
         """`with_mirrored` in JSON form."""
+        return json.dumps(self.content_with_mirrored(mirrored))
+
+    def content_with_mirrored(self, mirrored: Collection[int]) -> dict[str, Any]:
+        """`json_with_mirrored`, not yet text."""
         chosen = frozenset(mirrored)
         raws = []
         for index, raw in enumerate(self.template["nodes"]):
@@ -122,7 +126,7 @@ class SymbolGraph:
                 attributes[MIRROR] = "True"
             rest = {key: value for key, value in raw.items() if key != "attrs"}
             raws.append({**rest, "attrs": attributes} if attributes else rest)
-        return json.dumps({**self.template, "nodes": raws})
+        return {**self.template, "nodes": raws}
 
     def mirrored(self) -> frozenset[int]:
         """Nodes that the Symbol's own marks say are run again."""
