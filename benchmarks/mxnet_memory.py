@@ -14,7 +14,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from zoo.densenet import VARIANTS as DENSENETS  # noqa: E402
 from zoo.mobilenet_v2 import VARIANTS as MOBILENETS  # noqa: E402
 from zoo.resnet import VARIANTS as RESNETS  # noqa: E402
 
-IMAGES = {"data": (32, 3, 224, 224)}
+IMAGES: Mapping[str, tuple[int, ...]] = {"data": (32, 3, 224, 224)}
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Case:
     """A network, and the figure it is to reach in MiB (0 = 0.75 of the original search's)."""
 
     name: str
-    build: Callable[[], tuple[Any, dict[str, Any]]]
+    build: Callable[[], tuple[Any, Mapping[str, Any]]]
     target_mib: int = 0
 
 
@@ -63,17 +63,17 @@ def marked(sym: Any, stages: tuple[str, ...]) -> Any:
     return sym
 
 
-def clean(variants: Any, name: str, stages: tuple[str, ...]) -> Callable[[], tuple[Any, dict[str, Any]]]:
+def clean(variants: Any, name: str, stages: tuple[str, ...]) -> Callable[[], tuple[Any, Mapping[str, Any]]]:
     """A network of this zoo with its loss."""
     return lambda: (marked(build_model(variants[name]).with_loss(), stages), IMAGES)
 
 
-def leaky_resnet(blocks: list[int]) -> Callable[[], tuple[Any, dict[str, Any]]]:
+def leaky_resnet(blocks: list[int]) -> Callable[[], tuple[Any, Mapping[str, Any]]]:
     """The example's ResNet."""
     return lambda: (example("mxnet_resnet_search").network(blocks), IMAGES)
 
 
-def lstm(steps: int) -> Callable[[], tuple[Any, dict[str, Any]]]:
+def lstm(steps: int) -> Callable[[], tuple[Any, Mapping[str, Any]]]:
     """The example's LSTM, 4 layers of 512."""
     return lambda: example("mxnet_lstm_search").network(steps, layers=4, hidden=512, batch=64)
 

@@ -7,6 +7,7 @@ keep a marked one whenever more than a threshold has piled up; try thresholds ar
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from mxnet_memonger.binding import MIB, Binder
@@ -41,7 +42,7 @@ def original_plan(graph: SymbolGraph, threshold_mib: float) -> tuple[Any, int, i
     return graph.with_mirrored(mirrored), kept_bytes, largest
 
 
-def original_search(sym: Any, shapes: dict[str, Any], ntrial: int = 6) -> int:
+def original_search(sym: Any, shapes: Mapping[str, Any], ntrial: int = 6) -> int:
     """Bytes of the best plan that the original's search finds."""
     graph = SymbolGraph.of(sym, shapes)
     binder = Binder(sym, None, infer(sym, None, shapes, "original_search"))

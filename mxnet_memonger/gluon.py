@@ -60,6 +60,7 @@ class GluonStep:
         arguments = {name: arrays[name] for name in planned.list_arguments() if name in arrays}
         inputs = {name: mx.nd.empty(shape, self.context) for name, shape in shapes.items()}
         asked = {name: parameters[name].grad_req if name in parameters else "null" for name in (*arguments, *inputs)}
+        self._trained = [arguments[name] for name in arguments if asked[name] != "null"]
         with quiet_binding():
             self.executor = planned.bind(
                 self.context,
@@ -83,5 +84,7 @@ class GluonStep:
         self.executor.arg_dict[LABEL][:] = label
         self.executor.forward(is_train=True)
         self.executor.backward()
+        for array in self._trained:  # what a Trainer looks at before it updates
+            array._fresh_grad = True
         losses, scores = self.executor.outputs
         return losses, scores

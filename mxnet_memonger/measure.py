@@ -52,7 +52,7 @@ def measure_step(
 
     Example:
         >>> from mxnet_memonger import ResNet
-        >>> report = measure_step(ResNet(layers=(1, 1), width=4), (4, 3, 16, 16), repeats=0)
+        >>> report = measure_step(ResNet(layers=(1, 1), width=16), (32, 3, 32, 32), repeats=0)
         >>> report.peak_bytes > report.saved_bytes > 0
         True
     """

@@ -92,10 +92,11 @@ def search_plan(
         zoo.planner.InfeasibleBudgetError: no plan was found within the budget; states the smallest that was.
 
     Example:
-        >>> net = mx.sym.Variable("data", shape=(8, 64))
+        >>> from mxnet_memonger.numpy_names import mx
+        >>> net = mx.sym.Variable("data", shape=(512, 64))
         >>> for layer in range(9):
         ...     net = mx.sym.Activation(mx.sym.FullyConnected(net, num_hidden=64), act_type="tanh")
-        >>> planned, info = search_plan(net, return_info=True)
+        >>> planned, info = search_plan(net, ntrial=0, return_info=True)
         >>> info.chosen.bytes < info.before_bytes
         True
     """
@@ -166,8 +167,9 @@ def get_cost(sym: Any, type_dict: Any = None, **input_shapes: Any) -> int:
         TypeError, ValueError: as `search_plan`.
 
     Example:
+        >>> from mxnet_memonger.numpy_names import mx
         >>> get_cost(mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=1024), data=(1024, 8))
-        4
+        8
     """
     bound = infer(sym, type_dict, input_shapes, "get_cost")
     return allocated_mib(Binder(sym, type_dict, bound, finer=1).debug_text(sym))

@@ -17,7 +17,7 @@ def restore_dropped_names(module: ModuleType = np) -> list[str]:
     """Give `module` (NumPy) the names of `DROPPED` that it does not have; those it has stay. Says which were added.
 
     Example:
-        >>> restore_dropped_names(); restore_dropped_names()
+        >>> restore_dropped_names()  # they were restored when this module was imported
         []
     """
     added = [name for name in DROPPED if name not in vars(module)]

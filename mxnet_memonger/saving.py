@@ -29,6 +29,7 @@ def mirror(sym: Any, predicate: Callable[[GraphNode], bool], **input_shapes: tup
         TypeError: `sym` is not a Symbol.
 
     Example:
+        >>> from mxnet_memonger.numpy_names import mx
         >>> net = mx.sym.Activation(mx.sym.Variable("data"), act_type="relu", name="relu")
         >>> mirror(net, lambda node: node.op == "Activation").attr("force_mirroring")
         'True'

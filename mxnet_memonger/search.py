@@ -21,6 +21,7 @@ MOST_SINGLE_NODES = 1200
 MOST_PROPOSALS = 24  # of the planner's plans that are bound before single changes
 PILES = (4, 6, 9, 13, 20, 30, 45, 10**9)  # into how many parts a network's outputs are divided
 NEARBY = 3  # how far a kept node is shifted, in nodes that may be kept
+KICKS, KICK_CHANGES = 2, 4
 ENOUGH = 0.0005  # a round of changes that gains less than this share is the last
 T = TypeVar("T")
 Rank = Callable[["Point"], tuple[float, ...]]
@@ -131,7 +132,8 @@ class Search:
     def best(self, rank: Rank) -> Point:
         """The best point after climbing from the best start, and from the cheap nodes if that is another one.
 
-        The first climb gets half of the time that is left; what then is best, the rest.
+        The first climb gets half of the time that is left; what then is best, the rest. Where that ends before its
+        time, a few random changes at once lead away from it, and the climb starts anew, until that fails twice.
         """
         free = Choice(frozenset(self._free_to_keep()))
         starts = dict.fromkeys([free, min(self.points.values(), key=rank).choice])
@@ -139,8 +141,16 @@ class Search:
         for number, start in enumerate(found, start=1):
             now = time.monotonic()
             self.climb(start, rank, now + (self.deadline - now) * number / len(found))
-        best = min(self.points.values(), key=rank)
-        return self.climb(best, rank, self.deadline)
+        best = self.climb(min(self.points.values(), key=rank), rank, self.deadline)
+        kicks, order = 0, random.Random(self.seed)
+        while kicks < KICKS and not self.is_over:
+            choice = best.choice
+            for change in self._changes(best, order)[:KICK_CHANGES]:
+                choice = change(choice)
+            kicked = self.climb(self.bind([choice])[0], rank, self.deadline)
+            kicks = 0 if rank(kicked) < rank(best) else kicks + 1
+            best = min(best, kicked, key=rank)
+        return best
 
     def climb(self, start: Point, rank: Rank, deadline: float) -> Point:
         """Change one thing at a time, as long as it improves the rank (less is better) and there is time."""
