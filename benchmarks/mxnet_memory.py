@@ -121,10 +121,9 @@ def real_steps(batch: int, repeats: int) -> None:
     _, info = memonger.search_plan(model.with_loss(), return_info=True, data=shape)
     wanted = (1.0, 0.87, 0.75, 0.65, 0.5, 0.0)
     plain = info.frontier[-1].bytes
-    points = dict.fromkeys(
-        max((p for p in info.frontier if p.bytes <= share * plain), key=lambda p: p.bytes, default=info.frontier[0])
-        for share in wanted
-    )
+    below = [[point for point in info.frontier if point.bytes <= share * plain] for share in wanted]
+    chosen = [max(points, key=lambda p: p.bytes) if points else info.frontier[0] for points in below]
+    points = list({point.bytes: point for point in chosen}.values())
     executors = [bound(point.symbol(), shape) for point in points]
     seconds = [[] for _ in executors]  # type: ignore[var-annotated]
     for _ in range(repeats + 1):
@@ -161,12 +160,13 @@ def step_seconds(executor: Any) -> float:
 def resident_mib(symbol_json: str, shape: tuple[int, ...]) -> float:
     """How far the resident memory of a fresh process grows in a step, parameters and their gradients included."""
     code = (
-        "import sys, resource; sys.path.insert(0, sys.argv[1])\n"
+        "import re, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
         "from benchmarks.mxnet_memory import bound, step_seconds, mx\n"
+        "def kib(kind): return int(re.search(kind + r':\\s+(\\d+)', Path('/proc/self/status').read_text()).group(1))\n"
         "sym = mx.sym.load_json(sys.stdin.read())\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = kib('VmRSS')\n"
         f"step_seconds(bound(sym, {shape}))\n"
-        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)\n"
+        "print((kib('VmHWM') - before) / 1024)\n"
     )
     command = [sys.executable, "-c", code, str(ROOT)]
     done = subprocess.run(command, input=symbol_json, capture_output=True, text=True, check=True, cwd=ROOT)

@@ -19,7 +19,7 @@ from mxnet_memonger.mirror_plan import MirrorPlan, PlanSpace, planned_symbol
 from mxnet_memonger.symbol_graph import SymbolGraph
 
 MOST_RSS_BYTES = 3 * 2**30  # a worker that has grown beyond it is replaced by a fresh one
-BIG = 600  # operators from which several processes are worth their start of about two seconds
+BIG = 150  # operators from which several processes are worth their start of about two seconds
 MOST_WORKERS = 4
 
 

@@ -22,6 +22,7 @@ MOST_PROPOSALS = 24  # of the planner's plans that are bound before single chang
 PILES = (4, 6, 9, 13, 20, 30, 45, 10**9)  # into how many parts a network's outputs are divided
 NEARBY = 3  # how far a kept node is shifted, in nodes that may be kept
 KICKS, KICK_CHANGES = 2, 4
+TRIAL_SHARE = 1 / 8
 ENOUGH = 0.0005  # a round of changes that gains less than this share is the last
 T = TypeVar("T")
 Rank = Callable[["Point"], tuple[float, ...]]
@@ -130,17 +131,18 @@ class Search:
                 yield index
 
     def best(self, rank: Rank) -> Point:
-        """The best point after climbing from the best start, and from the cheap nodes if that is another one.
+        """The best point after climbing from every cut, from the cheap nodes, and from the best start.
 
-        The first climb gets half of the time that is left; what then is best, the rest. Where that ends before its
-        time, a few random changes at once lead away from it, and the climb starts anew, until that fails twice.
+        Each gets an eighth of the time, what then is best the rest. Where that ends before its time, a few random
+        changes at once lead away from it, and the climb starts anew, until that fails twice.
         """
         free = Choice(frozenset(self._free_to_keep()))
-        starts = dict.fromkeys([free, min(self.points.values(), key=rank).choice])
+        every_cut = Choice(frozenset[int]().union(*self.cut_graph.cuts))
+        starts = dict.fromkeys([every_cut, free, min(self.points.values(), key=rank).choice])
         found = self.bind(starts) if not self.is_over else []
-        for number, start in enumerate(found, start=1):
-            now = time.monotonic()
-            self.climb(start, rank, now + (self.deadline - now) * number / len(found))
+        share = (self.deadline - time.monotonic()) * TRIAL_SHARE
+        for start in found:
+            self.climb(start, rank, time.monotonic() + share)
         best = self.climb(min(self.points.values(), key=rank), rank, self.deadline)
         kicks, order = 0, random.Random(self.seed)
         while kicks < KICKS and not self.is_over:
@@ -169,15 +171,19 @@ class Search:
         return best
 
     def _changes(self, at: Point, order: random.Random) -> list[Callable[[Choice], Choice]]:
-        """Every single change worth trying, in random order."""
+        """Every single change worth trying, in random order; those of large outputs tend to come first."""
         changes: list[Callable[[Choice], Choice]] = []
         nodes = self._single_nodes()
+        bytes_of = {index: self.space.graph.nodes[index].output_bytes for index in nodes}
+        weights: list[float] = []
         place = {index: number for number, index in enumerate(nodes)}
         for index in nodes:
-            changes.append(_flip_output(index))
+            own = [_flip_output(index)]
             if index in at.choice.outputs:
                 near = range(max(0, place[index] - NEARBY), min(len(nodes), place[index] + NEARBY + 1))
-                changes += [_shift(index, nodes[other]) for other in near if nodes[other] != index]
+                own += [_shift(index, nodes[other]) for other in near if nodes[other] != index]
+            changes += own
+            weights += [bytes_of[index] / max(bytes_of.values()) + 0.05] * len(own)
         cuts = self.cut_graph.cuts
         if self.costs_much or not nodes:
             held = [number for number, cut in enumerate(cuts) if cut <= at.choice.outputs]
@@ -187,8 +193,9 @@ class Search:
                 changes += [_swap(cuts[number], cuts[other]) for other in beside]
         if not self.costs_much:
             changes += [_flip_whole(group) for group in (*self.cut_graph.gaps, *self._units()) if group]
-        order.shuffle(changes)
-        return changes
+        weights += [0.3] * (len(changes) - len(weights))
+        drawn = [order.random() ** (1 / weight) for weight in weights]  # Efraimidis and Spirakis 2006
+        return [changes[place] for place in sorted(range(len(changes)), key=drawn.__getitem__, reverse=True)]
 
     def _single_nodes(self) -> list[int]:
         if self.costs_much:
