@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +12,12 @@ from types import ModuleType
 
 from zoo import command, frameworks
 from zoo.atomic_write import atomic_write
-from zoo.data.image_data import ImageData
+from zoo.data.text_data import Data, TextData
 from zoo.experiment import Experiment, complete, defaults_for_help, plan
+from zoo.launch import Launch
 from zoo.measuring import measure_or_explain
 from zoo.options import TrainingOptions, TrainingResult
-from zoo.policy import MemoryPolicy
+from zoo.policy import MemoryPolicy, compared_flags
 from zoo.progress import count
 from zoo.report import MemoryReport, format_comparison, plot_training
 from zoo.run_folder import METRICS, read_result
@@ -23,7 +27,9 @@ EXAMPLES = """\
   python demo.py                                                    about two minutes, no download
   python demo.py --efficient True --data cifar10 --save runs/x      DenseNet-BC-100 (k=12) as published
   python demo.py --efficient True --data folder/with/cifar10 --save runs/y --depth 40
-  python demo.py --save runs/x --resume True                        go on with a run that was stopped"""
+  python demo.py --data cifar10 --model resnet56 --efficient True   a ResNet; python -m zoo list names them all
+  python demo.py --save runs/x --resume True                        go on with a run that was stopped
+  torchrun --nproc-per-node 4 demo.py --data cifar10 --save runs/z  four processes, a GPU each if there are GPUs"""
 
 
 def demo(
@@ -37,10 +43,11 @@ def demo(
     bottleneck: bool | None = None,
     compression: float | None = None,
     bn_size: int | None = None,
-    drop_rate: float = 0.0,
+    drop_rate: float | None = None,
     efficient: bool = MemoryPolicy.efficient,
     keep_bottleneck: bool = MemoryPolicy.keep_bottleneck,
     opt_memory: int | None = MemoryPolicy.opt_memory,
+    compressed: str | None = None,
     data_dir: str = "data",
     download: bool = True,
     valid_size: int | None = None,
@@ -52,6 +59,7 @@ def demo(
     seed: int = TrainingOptions.seed,
     device: str = TrainingOptions.device,
     amp: bool = TrainingOptions.amp,
+    sync_batchnorm: bool = TrainingOptions.sync_batchnorm,
     num_workers: int = TrainingOptions.num_workers,
     resume: bool = TrainingOptions.resume,
     tensorboard: bool = TrainingOptions.tensorboard,
@@ -60,19 +68,20 @@ def demo(
     """Train a network, test it, and print what came out.
 
     Args:
-        data: cifar10, cifar100, svhn, mnist5k, digits, synthetic, or a folder or tar file with CIFAR-10
+        data: cifar10, cifar100, svhn, mnist5k, digits, seq-mnist, synthetic, text, text:<file>, or a CIFAR-10 folder
         save: folder for checkpoints, metrics.csv, config.json and a picture of loss and memory
         framework: torch
-        model: densenet (of the shape below), or a published one by its name (python -m zoo list)
+        model: densenet (of the shape below), lstm, or a published one such as resnet56 (python -m zoo list)
         depth: layers: 6n+4 with bottlenecks, 3n+4 without
         growth_rate: channels every layer adds
         bottleneck: 1x1 convolutions before the 3x3 ones (DenseNet-BC)
         compression: channels kept by a transition, as a fraction
         bn_size: width of a bottleneck, times growth_rate
-        drop_rate: dropout after each layer
-        efficient: keep features once, recompute what is cheap: same numbers, much less memory
-        keep_bottleneck: with --efficient, keep the 1x1 outputs too: more memory, less time
+        drop_rate: dropout after each layer of a DenseNet, before MobileNetV2's classifier
+        efficient: keep little, recompute what is cheap: same numbers, much less memory
+        keep_bottleneck: with --efficient, keep every convolution's output: more memory, less time
         opt_memory: 0 to 4, one of the five classic levels instead of --efficient
+        compressed: store what is kept in few bits, lossy but unbiased: 1, 2, 4, 8, fixed:3, half
         data_dir: folder of downloaded data sets
         download: download files that are missing
         valid_size: training images held back to choose the best epoch
@@ -84,6 +93,7 @@ def demo(
         seed: every random draw derives from it
         device: auto (every visible GPU, else the CPU), cpu, cuda, or one GPU as cuda:1
         amp: mixed precision
+        sync_batchnorm: several processes normalise with the joint batch's statistics
         num_workers: processes that prepare batches
         resume: go on with the run in --save; flags not given are that run's
         tensorboard: write TensorBoard files into --save
@@ -94,6 +104,8 @@ def demo(
         experiment = plan(flags)
     if resume and say_if_finished(experiment):
         return
+    with command.expected_errors(command.USAGE):
+        check_gpu(framework, device)
     with command.expected_errors(command.FAILED):
         images = experiment.load_data()
     with command.expected_errors(command.USAGE):
@@ -106,6 +118,8 @@ def demo(
     say_what_starts(experiment, images)
     result = framework_package.train(network, images, experiment.options)
     say_what_came(result)
+    if not Launch.from_environment().is_first:
+        return
     draw(experiment, images.name, result.folder)  # before the comparison, which may fail
     if compare:
         comparison = compare_memory(framework_package, experiment, images, result.device)
@@ -113,6 +127,16 @@ def demo(
     if result.folder is not None:
         memory = f", {COMPARISON}" if compare else ""
         print(f"saved   {result.folder}: config.json, {METRICS}, {PICTURE}{memory}, best and last checkpoint")
+
+
+def check_gpu(framework: str, device: str) -> None:
+    """Refuse a GPU that is not there before data is read or downloaded: the one flag that only a framework can check.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    if device.startswith("cuda"):
+        frameworks.load(framework).check_device(device, False)
 
 
 def say_if_finished(experiment: Experiment) -> bool:
@@ -132,54 +156,52 @@ def say_if_finished(experiment: Experiment) -> bool:
     return True
 
 
-def say_what_starts(experiment: Experiment, images: ImageData) -> None:
+def say_what_starts(experiment: Experiment, images: Data) -> None:
     """What is about to be trained, on what, and how."""
     options = experiment.options
     held_back = options.valid_size
+    is_text = isinstance(images, TextData)
+    kind, classes = ("windows", "different characters") if is_text else ("images", "classes")
     training = len(images.train_labels) - held_back
     print(
         f"data    {images.name}: {training} training, {held_back} validation and "
-        f"{len(images.test_labels)} test images, {len(images.classes)} classes"
+        f"{len(images.test_labels)} test {kind}, {len(images.classes)} {classes}"
     )
-    print(f"model   {network_in_words(experiment)}, {experiment.policy}")
+    print(f"model   {experiment.config.in_words()}, {experiment.policy}")
     epochs = count(options.n_epochs, "epoch")
     print(f"train   {epochs}, batch {options.batch_size}, lr {options.lr:g}, seed {options.seed}")
     if options.batch_size > training:
-        print(f"note    batch {options.batch_size} is more than the {training} training images: a step takes them all")
-
-
-def network_in_words(experiment: Experiment) -> str:
-    """The shape of the network, on a line."""
-    blocks = "-".join(map(str, experiment.config.block_config))
-    return f"DenseNet, blocks {blocks}, growth rate {experiment.config.growth_rate}"
+        print(f"note    batch {options.batch_size} is more than the {training} training {kind}: a step takes them all")
 
 
 def draw(experiment: Experiment, data: str, folder: Path | None, comparison: Sequence[MemoryReport] = ()) -> None:
     """The picture of a saved run; nothing for a run that is not saved."""
     if folder is not None:
-        title = f"{data}: {network_in_words(experiment)}, {experiment.policy} ({folder})"
+        title = f"{data}: {experiment.config.in_words()}, {experiment.policy} ({folder})"
         plot_training(folder / METRICS, folder / PICTURE, comparison, title)
 
 
 def say_what_came(result: TrainingResult) -> None:
     """The test result, and which epoch's weights it is of."""
     chosen = "the last" if result.best_valid_accuracy is None else "best of validation"
+    is_text = "train_bits_per_character" in result.metrics[-1]
+    bits = f" ({result.test_loss / math.log(2):.3f} bits per character)" if is_text else ""
     print(
-        f"test    loss {result.test_loss:.4f}, accuracy {100 * result.test_accuracy:.2f} % "
+        f"test    loss {result.test_loss:.4f}{bits}, accuracy {100 * result.test_accuracy:.2f} % "
         f"(weights of epoch {result.best_epoch}, {chosen})"
     )
 
 
-def compare_memory(package: ModuleType, experiment: Experiment, images: ImageData, device: str) -> list[MemoryReport]:
+def compare_memory(package: ModuleType, experiment: Experiment, images: Data, device: str) -> list[MemoryReport]:
     """Measure a training step of the same network, plain and with each way to save memory, and print the table.
 
     What does not fit is said in a line: the trained network is safe, and the other ways are still measured.
     """
     options = experiment.options
     batch = min(options.batch_size, len(images.train_labels) - options.valid_size)
-    shape = (batch, *images.train_images.shape[1:])
+    shape = (batch, *images.train_inputs.shape[1:])
     reports = []
-    for policy in (MemoryPolicy(), MemoryPolicy(efficient=True, keep_bottleneck=True), MemoryPolicy(efficient=True)):
+    for policy in (MemoryPolicy(**flags) for flags in compared_flags(experiment.config)):
         try:
             model = package.build_model(experiment.config, policy)
             reports.append(measure_or_explain(package, model, shape, device))
@@ -195,8 +217,17 @@ def compare_memory(package: ModuleType, experiment: Experiment, images: ImageDat
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; its exit code."""
-    return command.run(demo, arguments, complete=complete, examples=EXAMPLES, words=defaults_for_help)
+    """Run the command; its exit code. Of several processes that a launcher started, one speaks."""
+    with contextlib.ExitStack() as stack:
+        try:
+            launch = Launch.from_environment()
+        except ValueError as error:
+            sys.stderr.write(f"demo.py: {error}\n")
+            return command.USAGE
+        if not launch.is_first:
+            silence = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(silence))
+        return command.run(demo, arguments, complete=complete, examples=EXAMPLES, words=defaults_for_help)
 
 
 if __name__ == "__main__":

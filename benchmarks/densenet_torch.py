@@ -1,8 +1,9 @@
 """Memory and time of DenseNet-BC-100 (k=12) in PyTorch, every way of saving beside plain; prints the README's table.
 
-Run: python benchmarks/densenet_torch.py [--batch 16 64] [--repeats 7] [--device cpu] [--csv FILE] [--readme]
-Bytes come from the project's tracker; times of all rows are taken in turns within one process, because machines are
-noisy: compare ratios, not seconds. Percentiles are over the repeats.
+Run: python benchmarks/densenet_torch.py [--batch 16 64] [--rounds 3] [--steps 4] [--device cpu] [--csv FILE] [--readme]
+Bytes come from the project's tracker. Every row runs alone in a process of its own, as training does, for what one
+network leaves in the allocator makes the next one faster; rows take turns, round by round, because machines are noisy:
+compare ratios, not seconds. Percentiles are over all steps but each process's first.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import argparse
 import csv
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,9 +24,11 @@ import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from pytorch_models import DenseNet, measure_step
-from pytorch_models.densenet import DenseLayer
-from zoo.report import MIB
+# Python looks first beside this file, where kernels.py is called like a package: look in the project instead.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+from pytorch_models import DenseNet, measure_step  # noqa: E402
+from pytorch_models.densenet_blocks import DenseLayer  # noqa: E402
+from zoo.report import MIB  # noqa: E402
 
 ROWS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -33,6 +38,10 @@ ROWS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "opt_memory 3": {"opt_memory": 3},
         "opt_memory 4 = efficient, keep_bottleneck": {"efficient": True, "keep_bottleneck": True},
         "efficient": {"efficient": True},
+        "efficient, compressed 8": {"efficient": True, "compressed": 8},
+        "efficient, compressed 2": {"efficient": True, "compressed": 2},
+        "compressed 4": {"compressed": 4},
+        "compressed 2": {"compressed": 2},
     }
 )
 BEGIN, END = "<!-- table:begin -->", "<!-- table:end -->"
@@ -67,33 +76,49 @@ def checkpointed_model() -> DenseNet:
     return model
 
 
-def seconds_of_step(model: DenseNet, images: torch.Tensor, labels: torch.Tensor) -> float:
-    """One forward and backward pass."""
-    for parameter in model.parameters():
-        parameter.grad = None
-    if images.is_cuda:
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    F.cross_entropy(model(images), labels).backward()
-    if images.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def model_of(row: str) -> DenseNet:
+    """The model of a row."""
+    return checkpointed_model() if row == CHECKPOINTED else DenseNet(**ROWS[row])
 
 
-def measure(batch: int, repeats: int, device: str) -> list[dict[str, Any]]:
-    """One row per way of saving: MiB, ratios to plain, median and 10th/90th percentile seconds."""
-    models = {name: DenseNet(**flags).to(device) for name, flags in ROWS.items()}
-    models[CHECKPOINTED] = checkpointed_model().to(device)
+def seconds_of_steps(row: str, batch: int, steps: int, device: str) -> list[float]:
+    """Forward and backward passes of one row in this process, the first one left out."""
+    model = model_of(row).to(device)
     images, labels = torch.randn(batch, 3, 32, 32, device=device), torch.arange(batch, device=device) % 10
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for repeat in range(repeats + 1):
-        for name, model in models.items():
-            seconds = seconds_of_step(model, images, labels)
-            if repeat:
-                times[name].append(seconds)
+    seconds = []
+    for _ in range(steps + 1):
+        model.zero_grad()
+        synchronise(device)
+        start = time.perf_counter()
+        F.cross_entropy(model(images), labels).backward()
+        synchronise(device)
+        seconds.append(time.perf_counter() - start)
+    return seconds[1:]
+
+
+def synchronise(device: str) -> None:
+    """Wait for a GPU."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def seconds_in_a_process(row: str, batch: int, steps: int, device: str) -> list[float]:
+    """`seconds_of_steps` in a new process."""
+    command = [sys.executable, __file__, "--alone", row, "--batch", str(batch), "--steps", str(steps)]
+    found = subprocess.run([*command, "--device", device], check=True, capture_output=True, text=True)
+    return [float(word) for word in found.stdout.split()]
+
+
+def measure(batch: int, rounds: int, steps: int, device: str) -> list[dict[str, Any]]:
+    """One row per way of saving: MiB, ratios to plain, median and 10th/90th percentile seconds."""
+    names = [*ROWS, CHECKPOINTED]
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name in names:
+            times[name] += seconds_in_a_process(name, batch, steps, device)
     rows = []
-    for name, model in models.items():
-        report = measure_step(model, (batch, 3, 32, 32), device=device, repeats=0)
+    for name in names:
+        report = measure_step(model_of(name), (batch, 3, 32, 32), device=device, repeats=0)
         ordered = sorted(times[name])
         rows.append(
             {
@@ -147,13 +172,19 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, nargs="+", default=[16, 64], help="images per step (default 16 64)")
-    parser.add_argument("--repeats", type=int, default=7, help="timed steps of each row (default 7: some 2 minutes)")
+    parser.add_argument("--rounds", type=int, default=3, help="processes of each row (default 3: some 10 minutes)")
+    parser.add_argument("--steps", type=int, default=4, help="timed steps of each process (default 4)")
+    parser.add_argument("--alone", metavar="ROW", help="print the seconds of one row's steps in this process")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     parser.add_argument("--csv", type=Path, help="also write the rows to this file")
     parser.add_argument("--readme", action="store_true", help="also put the table into README.md")
     arguments = parser.parse_args()
+    if arguments.alone:
+        print(*seconds_of_steps(arguments.alone, arguments.batch[0], arguments.steps, arguments.device))
+        return
     print(heading(arguments.device), flush=True)
-    rows = [row for batch in arguments.batch for row in measure(batch, arguments.repeats, arguments.device)]
+    rounds, steps, device = arguments.rounds, arguments.steps, arguments.device
+    rows = [row for batch in arguments.batch for row in measure(batch, rounds, steps, device)]
     print(as_markdown(rows))
     if arguments.readme:
         write_readme(f"{heading(arguments.device)}:\n\n{as_markdown(rows)}")

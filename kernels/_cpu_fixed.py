@@ -61,7 +61,7 @@ def round_span(t: np.ndarray, low: float, high: float, exact: bool, index: int, 
         part, into = t[first : first + count], q[first : first + count]
         for j in range(count):
             whole = np.floor(part[j])
-            up = np.int32(noise_24(base + np.uint32(j), key) < (part[j] - whole) * np.float32(2.0**24))
+            up = np.int32(noise_24(base, j, key) < (part[j] - whole) * np.float32(2.0**24))
             into[j] = np.uint16(np.int32(whole) + up)
         first += count
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from kernels._cpu_codes import SPAN, pack_span, unpack_span
 from kernels._cpu_formats import bf16_down_bits, bf16_up_bits, bf16_value, bits_of, float_of
@@ -20,6 +23,22 @@ INFINITY_BITS = np.int32(0x7F800000)
 ENERGY_UNIT = np.float32(2.0**24)
 
 
+def _code_of(typing_context: Any, whole: Any, up: Any, top: Any) -> Any:
+    """The whole number of a float32, one more if `up`, but at most `top`, as uint8; by hand, as `noise_24` is."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = ir.IntType(32)
+        code = builder.add(builder.fptosi(arguments[0], word), builder.zext(arguments[1], word))
+        most = context.cast(builder, arguments[2], signature.args[2], types.int32)
+        code = builder.select(builder.icmp_signed("<", code, most), code, most)
+        return builder.trunc(code, ir.IntType(8))
+
+    return types.uint8(types.float32, types.boolean, top), generate
+
+
+code_of: Any = intrinsic(_code_of)
+
+
 @jit_inline
 def code_span(x: np.ndarray, minimum: float, inverse: float, top: int, low: int, key: int, q: np.ndarray) -> Any:
     """Codes of at most SPAN values whose indices share their upper half; returns the sum of f(1 - f) times 2^24."""
@@ -29,8 +48,7 @@ def code_span(x: np.ndarray, minimum: float, inverse: float, top: int, low: int,
         whole = np.floor(t)
         fraction = t - whole
         scaled = fraction * ENERGY_UNIT
-        up = np.int32(noise_24(np.uint32(low) + np.uint32(j), key) < scaled)
-        q[j] = np.uint8(min(np.int32(whole) + up, np.int32(top)))
+        q[j] = code_of(whole, noise_24(low, j, key) < scaled, top)
         energy = np.int32(energy + np.int32(scaled * (np.float32(1) - fraction)))
     return energy
 

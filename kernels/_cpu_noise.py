@@ -6,6 +6,9 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from kernels import checks
 from kernels._cpu_threads import jit, jit_parallel, run
@@ -23,13 +26,26 @@ def noise_key(stream: Any, high: Any) -> Any:
     return np.uint32((z ^ (z >> np.uint64(31))) >> np.uint64(32))
 
 
-@jit
-def noise_24(low: Any, key: Any) -> Any:
-    """The noise of one element times 2^24, a whole number below 2^24."""
-    h = np.uint32(np.uint32(low) * np.uint32(0x9E3779B9)) ^ np.uint32(key)
-    h = np.uint32((h ^ (h >> np.uint32(16))) * np.uint32(0x7FEB352D))
-    h = np.uint32((h ^ (h >> np.uint32(15))) * np.uint32(0x846CA68B))
-    return np.float32(np.int32(h >> np.uint32(8)))
+def _noise_24(typing_context: Any, low: Any, j: Any, key: Any) -> Any:
+    """The noise of element low + j under a key, times 2^24: a whole number below 2^24.
+
+    Made by hand because numba's products of 32-bit integers have 64 bits, and fill vectors with half as many.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = ir.IntType(32)
+        first, place, mixed = (
+            context.cast(builder, one, kind, types.uint32) for one, kind in zip(arguments, signature.args, strict=True)
+        )
+        h = builder.xor(builder.mul(builder.add(first, place), ir.Constant(word, 0x9E3779B9)), mixed)
+        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+            h = builder.mul(builder.xor(h, builder.lshr(h, ir.Constant(word, shift))), ir.Constant(word, factor))
+        return builder.sitofp(builder.lshr(h, ir.Constant(word, 8)), ir.FloatType())
+
+    return types.float32(low, j, key), generate
+
+
+noise_24: Any = intrinsic(_noise_24)
 
 
 @jit
@@ -48,7 +64,7 @@ def noise_part(t: int, parts: int, args: tuple[Any, ...], scratch: Any) -> None:
         count = same_key(at, last - first)
         into, key, low = out[first : first + count], noise_key(stream, at >> 32), np.uint32(at)
         for j in range(count):
-            into[j] = noise_24(low + np.uint32(j), key) * np.float32(2.0**-24)
+            into[j] = noise_24(low, j, key) * np.float32(2.0**-24)
         first += count
 
 

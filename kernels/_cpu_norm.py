@@ -14,13 +14,13 @@ from kernels._cpu_formats import load, store, window
 from kernels._cpu_group import NO_CODES, encode_group, split_minima
 from kernels._cpu_layout import in_order, in_units
 from kernels._cpu_loops import RELU6, activate, activation_number, flag
+from kernels._cpu_memory import rows_ahead
 from kernels._cpu_noise import seed_stream
 from kernels._cpu_rows import (
     constants,
     fetch,
     read,
     row_at,
-    rows_ahead,
     spread,
     spread_span,
     unit_place,
@@ -48,12 +48,14 @@ def affine_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray) 
             spread(shift, c, bias)
         fetch(0, i + ahead, c * inner, length, places, like)
         row, target, size = row_at(places, 0, i, like), row_at(places, 1, i, like), min(length, total - unit * length)
-        for place in range(0, size, rooms.shape[1]):
+        place = 0
+        while place < size:
             count, at = min(rooms.shape[1], size - place), c * inner + place
             load(row, at, count, rooms[0])
             into = window(target, at, count, rooms[1])
             activate(window(row, at, count, rooms[0]), weight, bias, kind, slope, into)
             store(target, at, count, into, False)
+            place += count
 
 
 @jit_parallel

@@ -13,12 +13,12 @@ from kernels._cpu_formats import bf16_value, load, store, window
 from kernels._cpu_group import NO_CODES, decode_group, group_minimum, split_minima
 from kernels._cpu_layout import in_order, in_units
 from kernels._cpu_loops import IDENTITY, RELU6, SIX, activate, activation_number, choose, subtract
+from kernels._cpu_memory import rows_ahead
 from kernels._cpu_rows import (
     constants,
     fetch,
     read,
     row_at,
-    rows_ahead,
     spread,
     spread_span,
     unit_place,
@@ -165,13 +165,15 @@ def subtract_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray
         fetch(0, i + ahead, c * inner, length, places, like)
         fetch(1, i + ahead, c * inner, length, places, like)
         row, into_row, size = row_at(places, 0, i, like), row_at(places, 1, i, like), min(length, total - unit * length)
-        for place in range(0, size, rooms.shape[1]):
+        place = 0
+        while place < size:
             count, at = min(rooms.shape[1], size - place), c * inner + place
             load(row, at, count, rooms[0])
             load(into_row, at, count, rooms[1])
             into = window(into_row, at, count, rooms[1])
             subtract(window(row, at, count, rooms[0]), about, offset, factor, into)
             store(into_row, at, count, into, False)
+            place += count
 
 
 @jit_parallel

@@ -12,8 +12,9 @@ from kernels._cpu_formats import load, store, window
 from kernels._cpu_group import NO_CODES, split_minima
 from kernels._cpu_layout import in_units
 from kernels._cpu_loops import activation_number, add_terms
+from kernels._cpu_memory import rows_ahead
 from kernels._cpu_norm_masked import masked_sums
-from kernels._cpu_rows import ROWS_IN_FLOAT32, constants, fetch, flush, row_at, rows_ahead, spread, total, unit_place
+from kernels._cpu_rows import ROWS_IN_FLOAT32, constants, fetch, flush, row_at, spread, total, unit_place
 from kernels._cpu_threads import jit, jit_inline, jit_parallel, most_threads, run
 from kernels.formats import compute_type
 
@@ -61,9 +62,11 @@ def backward_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarray
         for k in range(3):
             fetch(k, i + ahead, c * inner, length, layout[0], layout[1])
         size = min(length, all_values - unit * length)
-        for place in range(0, size, rooms.shape[1]):
+        place = 0
+        while place < size:
             count = min(rooms.shape[1], size - place)
             backward_unit(layout, i, c * inner + place, count, several, how, rooms)
+            place += count
         if inner > 1:
             for k in range(2):
                 sums[t, k, c] += total(near[k])

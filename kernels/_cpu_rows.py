@@ -14,20 +14,16 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
 from kernels._cpu_formats import load, store, window
 from kernels._cpu_loops import copy
+from kernels._cpu_memory import VALUES_AHEAD, fetch_span, rows_ahead
 from kernels._cpu_threads import jit, jit_inline, jit_sum
 
 # More values than a row can have.
 ENDLESS = 2**48
-# A processor that waits for memory does nothing else: rows are asked for this many values ahead, but 16 rows at most.
-VALUES_AHEAD = 512
-ROWS_AHEAD = 16
-LINE_BYTES = 64
 # Rows summed in float32 before the sums go on in float64.
 ROWS_IN_FLOAT32 = 32
 
@@ -59,24 +55,6 @@ def _row_at(typing_context: Any, places: Any, k: Any, i: Any, like: Any) -> Any:
 
 
 row_at: Any = intrinsic(_row_at)
-
-
-def _fetch_line(typing_context: Any, row: Any, at: Any) -> Any:
-    """Ask for the part of memory that holds row[at], which may lie behind the row's end."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = make_array(signature.args[0])(context, builder, arguments[0]).data
-        index = context.cast(builder, arguments[1], signature.args[1], types.intp)
-        place, number = builder.bitcast(builder.gep(data, [index]), ir.IntType(8).as_pointer()), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [place, *(ir.Constant(number, one) for one in (0, 3, 1))])  # to read, to keep, data
-        return context.get_dummy_value()
-
-    return types.void(row, at), generate
-
-
-fetch_line: Any = intrinsic(_fetch_line)
 
 
 def _window_if(typing_context: Any, use: Any, row: Any, first: Any, count: Any, buffer: Any) -> Any:
@@ -126,18 +104,9 @@ def segment_place(unit: int, place: int, channels: int, inner: int) -> tuple[int
 
 
 @jit_inline
-def rows_ahead(length: int) -> int:
-    """How many units before their turn units of this length are asked for."""
-    return max(1, min(ROWS_AHEAD, VALUES_AHEAD // max(length, 1)))
-
-
-@jit_inline
 def fetch(k: int, i: int, at: int, count: int, places: np.ndarray, like: np.ndarray) -> None:
     """Ask for `count` values of row i of the k-th array, which will soon be needed, and may not exist."""
-    row = row_at(places, k, i, like)
-    for place in range(at, at + count, LINE_BYTES // like.itemsize):
-        fetch_line(row, place)
-    fetch_line(row, at + count - 1)
+    fetch_span(row_at(places, k, i, like), at, count)
 
 
 @jit_inline

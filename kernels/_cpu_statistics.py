@@ -10,7 +10,8 @@ import numpy as np
 from kernels import norm_arguments
 from kernels._cpu_formats import load, window
 from kernels._cpu_layout import in_units
-from kernels._cpu_rows import constants, fetch, row_at, rows_ahead, spread, total, unit_place
+from kernels._cpu_memory import rows_ahead
+from kernels._cpu_rows import constants, fetch, row_at, spread, total, unit_place
 from kernels._cpu_threads import jit, jit_parallel, most_threads, run
 from kernels.formats import compute_type, widen
 
@@ -42,10 +43,12 @@ def statistics_part(t: int, parts: int, args: tuple[Any, ...], scratch: np.ndarr
             part_1[:] = 0
             part_2[:] = 0
         size = min(length, all_values - unit * length)
-        for place in range(0, size, room.size):
+        place = 0
+        while place < size:
             count, at = min(room.size, size - place), c * inner + place
             load(row, at, count, room)
             moments(window(row, at, count, room), about, part_1, part_2)
+            place += count
         if inner > 1:
             sums[t, 0, c] += total(part_1)
             sums[t, 1, c] += total(part_2)

@@ -1,11 +1,11 @@
-"""Names of codecs, as flags give them: 2, "fixed:6", "zero:fixed:4", "half"."""
+"""Names of codecs, as flags give them: 2, "fixed:6", "zero:fixed:4", "swap:2"."""
 
 from __future__ import annotations
 
 import difflib
 
 from kernels import checks
-from kernels.codecs import Codec, FixedPoint, GroupQuantizer, Half, Identity, Mask, ZeroValue
+from kernels.codecs import Codec, FixedPoint, GroupQuantizer, Half, HostSwap, Identity, Mask, ZeroValue
 
 
 def parse_codec(text: str | int | Codec) -> Codec:
@@ -13,7 +13,8 @@ def parse_codec(text: str | int | Codec) -> Codec:
 
     Args:
         text: 1, 2, 4 or 8 (bits of the group quantiser); "fixed:6" (1..16 bits); "zero" or "zero:fixed:4" (zeros
-            apart, the rest by the codec named); "half" (float16), "bfloat16"; "mask"; "identity". A codec is itself.
+            apart, the rest by the codec named); "half" (float16), "bfloat16"; "mask"; "identity"; "swap" or "swap:2"
+            (in host memory, as it is or by the codec named). A codec is itself.
 
     Raises:
         TypeError: neither text, nor an integer, nor a codec.
@@ -42,6 +43,8 @@ def parse_codec(text: str | int | Codec) -> Codec:
         return plain[name]
     if name == "zero":
         return ZeroValue(parse_codec(rest)) if rest else ZeroValue()
+    if name == "swap":
+        return HostSwap(parse_codec(rest) if rest else Identity())
     if name == "fixed" and rest.isdecimal() and 1 <= int(rest) <= checks.MAX_WIDTH:
         return FixedPoint(int(rest))
     raise ValueError(_unknown(str(text), name, rest, list(plain)))
@@ -49,7 +52,7 @@ def parse_codec(text: str | int | Codec) -> Codec:
 
 def _unknown(text: str, name: str, rest: str, plain: list[str]) -> str:
     """What is wrong with a codec's name, and which one was perhaps meant."""
-    there = "1, 2, 4, 8, fixed:1 to fixed:16, zero, zero:<codec>, half, bfloat16, mask, identity"
+    there = "1, 2, 4, 8, fixed:1 to fixed:16, zero, zero:<codec>, swap, swap:<codec>, half, bfloat16, mask, identity"
     wanted = rest if name == "fixed" else name
     if wanted.removeprefix("-").isdecimal():
         bits = int(wanted)
@@ -57,7 +60,7 @@ def _unknown(text: str, name: str, rest: str, plain: list[str]) -> str:
         fixed = f"fixed:{min(max(bits, 1), checks.MAX_WIDTH)}"
         close = [fixed] if name == "fixed" else [near, fixed]
     else:
-        close = difflib.get_close_matches(name, [*plain, "fixed", "zero"], n=1, cutoff=0.5)
+        close = difflib.get_close_matches(name, [*plain, "fixed", "zero", "swap"], n=1, cutoff=0.5)
         close = [f"fixed:{rest if rest.isdecimal() else 4}" if one == "fixed" else one for one in close]
     question = f" did you mean {' or '.join(close)}?" if close else ""
-    return f"compressed: unknown codec {text!r}:{question} There is: {there}"
+    return f"compressed: unknown codec {text!r}:{question} Known: {there}"

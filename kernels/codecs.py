@@ -1,67 +1,21 @@
 """Codecs: ways to keep an array in fewer bytes, each a frozen value with `encode`, `decode` and `nbytes`.
 
-A codec that wraps another (as ZeroValue does) calls the other's three methods and puts its result into `Encoded.inner`.
+What they make is described in kernels/encoded.py; the codec that moves it to host memory is in kernels/host_swap.py.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
 import kernels
 from kernels import checks
+from kernels.encoded import Codec, Encoded, item_bytes, plain
 from kernels.formats import BF16_ONE, STORAGE, narrow, widen
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """What a codec made of an array: keep it, and give it back to the codec to have the array again.
-
-    Args:
-        parts: arrays that hold the content.
-        shape: of the array that was encoded.
-        dtype: name of its format; "bfloat16" means uint16 bits.
-        inner: what the wrapped codec made, for a codec that wraps another.
-        signed: whether fixed-point codes are signed.
-        energy: float32, the variance that rounding added to all values together; None where nothing was rounded so.
-    """
-
-    parts: tuple[Any, ...]
-    shape: tuple[int, ...]
-    dtype: str
-    inner: Encoded | None = None
-    signed: bool = False
-    energy: Any = None
-
-    @property
-    def arrays(self) -> Iterator[Any]:
-        """All arrays that hold the content, the wrapped codec's too."""
-        yield from self.parts
-        if self.inner is not None:
-            yield from self.inner.arrays
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes kept."""
-        return sum(int(array.nbytes) for array in self.arrays)
-
-
-@runtime_checkable
-class Codec(Protocol):
-    """A way to keep an array in fewer bytes."""
-
-    def encode(self, array: Any, seed: int, dtype: str | None = None) -> Encoded:
-        """Encode a C-contiguous floating-point array; `seed` is of the rounding noise, `dtype` as in the kernels."""
-
-    def decode(self, encoded: Encoded) -> Any:
-        """An array of the shape and dtype that was encoded."""
-
-    def nbytes(self, count: int, dtype: str = "float32") -> int:
-        """Bytes that `count` values take at most."""
+from kernels.host_swap import HostSwap
 
 
 @dataclass(frozen=True)
@@ -69,7 +23,7 @@ class Identity:
     """Keeps the array itself, not a copy."""
 
     def encode(self, array: Any, seed: int, dtype: str | None = None) -> Encoded:
-        array, name = _plain("Identity", array, dtype)
+        array, name = plain("Identity", array, dtype)
         return Encoded((array,), tuple(array.shape), name)
 
     def decode(self, encoded: Encoded) -> Any:
@@ -103,7 +57,7 @@ class GroupQuantizer:
         checks.group_size("GroupQuantizer", self.group)
 
     def encode(self, array: Any, seed: int, dtype: str | None = None) -> Encoded:
-        array, name = _plain("GroupQuantizer", array, dtype)
+        array, name = plain("GroupQuantizer", array, dtype)
         coded = kernels.quantize(
             array, self.bits, seed=seed, group=self.group, dtype=name, wide_minimum=self.wide_minimum
         )
@@ -152,7 +106,7 @@ class FixedPoint:
         checks.width("FixedPoint", self.bits)
 
     def encode(self, array: Any, seed: int, dtype: str | None = None) -> Encoded:
-        array, name = _plain("FixedPoint", array, dtype)
+        array, name = plain("FixedPoint", array, dtype)
         step, signed = self._step(widen(array, name))
         channels, inner = self._channels(tuple(array.shape))
         noise = seed if self.stochastic else None
@@ -211,7 +165,7 @@ class ZeroValue:
     inner: Codec = Identity()
 
     def encode(self, array: Any, seed: int, dtype: str | None = None) -> Encoded:
-        array, name = _plain("ZeroValue", array, dtype)
+        array, name = plain("ZeroValue", array, dtype)
         mask, nonzeros, _ = kernels.zero_compress(array, dtype=name)
         inner = self.inner.encode(nonzeros, seed, name)
         return Encoded((mask,), tuple(array.shape), name, inner, energy=inner.energy)
@@ -239,7 +193,7 @@ class Mask:
     """
 
     def encode(self, array: Any, seed: int, dtype: str | None = None) -> Encoded:
-        array, name = _plain("Mask", array, dtype)
+        array, name = plain("Mask", array, dtype)
         return Encoded((kernels.pack_positive(array, dtype=name),), tuple(array.shape), name)
 
     def decode(self, encoded: Encoded) -> Any:
@@ -271,7 +225,7 @@ class Half:
             raise ValueError(f"Half: keeps float16 or bfloat16, not {self.kept!r}")
 
     def encode(self, array: Any, seed: int, dtype: str | None = None) -> Encoded:
-        array, name = _plain("Half", array, dtype)
+        array, name = plain("Half", array, dtype)
         made = array if name == self.kept else narrow(widen(array, name), self.kept, saturate=True)
         return Encoded((made,), tuple(array.shape), name)
 
@@ -286,12 +240,15 @@ class Half:
         return self.kept
 
 
-def item_bytes(dtype: str) -> int:
-    """Bytes of one value of a format."""
-    return np.dtype(STORAGE[checks.format_name("item_bytes", dtype)]).itemsize
-
-
-def _plain(where: str, array: Any, dtype: str | None) -> tuple[Any, str]:
-    """The array, bfloat16 as uint16 bits, and the name of its format."""
-    name = checks.float_format(where, array.dtype, dtype, "array")
-    return (array.view(np.uint16) if name == "bfloat16" else array), name
+__all__ = [
+    "Codec",
+    "Encoded",
+    "FixedPoint",
+    "GroupQuantizer",
+    "Half",
+    "HostSwap",
+    "Identity",
+    "Mask",
+    "ZeroValue",
+    "item_bytes",
+]

@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kThreads)
 // (values - mean) * inv_std coded by the group quantiser, the activation's mask, and out where it is asked for: one
 // read.
 template <class T, bool kLast>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : kLast ? 2 : 3)
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2)
     normalize_quantize_mask(const T* __restrict__ values, i64 stride,
                             const typename Wide<T>::type* __restrict__ mean,
                             const typename Wide<T>::type* __restrict__ inv_std,

@@ -137,6 +137,22 @@ __device__ __forceinline__ void load_octet(const T* from, int count, T (&values)
     }
 }
 
+// Reads values `first` to `first` + 3 of `count`; the places after them repeat the very first.
+template <class T>
+__device__ __forceinline__ void load_four(const T* from, int first, int count, T (&values)[4]) {
+    if (count == 8 && aligned(from + first, sizeof(Pack<T>))) {
+#pragma unroll
+        for (int k = 0; k < 4; k += Pack<T>::size) {
+            const Pack<T> pack = *reinterpret_cast<const Pack<T>*>(from + first + k);
+#pragma unroll
+            for (int j = 0; j < Pack<T>::size; ++j) values[k + j] = pack.values[j];
+        }
+    } else {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) values[j] = from[first + j < count ? first + j : 0];
+    }
+}
+
 template <class T>
 __device__ __forceinline__ void store_octet(T* to, int count, const T (&values)[8]) {
     if (count == 8 && aligned(to, sizeof(Pack<T>))) {

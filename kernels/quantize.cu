@@ -30,7 +30,7 @@ struct Samples {
 };
 
 template <class T, int kBits>
-__global__ void __launch_bounds__(kThreads, kBits ? 5 : 4)
+__global__ void __launch_bounds__(kThreads, 4)
     quantize(const T* __restrict__ values, u8* __restrict__ codes, void* __restrict__ minima, u16* __restrict__ steps,
              double* __restrict__ energies, const u8* __restrict__ widths, const i64* __restrict__ offsets, i64 length,
              i64 groups, i64 blocks, int group, int groups_per_block, int wide, u64 seed, u64 start) {

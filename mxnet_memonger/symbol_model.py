@@ -24,6 +24,7 @@ class SymbolModel:
         symbol: from "data" to scores (N, num_classes).
 
     Attributes:
+        spec: the family's config.
         symbol: as given; for prediction, or to build upon.
         arrays: parameters and running statistics by canonical name, freshly initialised; trained in place.
 
@@ -41,7 +42,7 @@ class SymbolModel:
             raise ValueError(
                 f"compressed={policy.compressed}: not offered in MXNet; use framework=torch, or efficient=True here"
             )
-        self.config, self.policy, self.symbol = config, policy, symbol
+        self.spec, self.policy, self.symbol = config, policy, symbol
         self._planned: dict[tuple[int, ...], Any] = {}
         shape = (2, getattr(config, "in_chans", 3), config.image_size, config.image_size)
         self.arrays = initial_arrays(symbol, {"data": shape})

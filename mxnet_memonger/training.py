@@ -51,7 +51,7 @@ def train(model: SymbolModel, data: ImageData, options: TrainingOptions) -> Trai
     if options.tensorboard:
         known = "" if importlib.util.find_spec("tensorboard") else " (and the package is not installed)"
         raise ValueError(f"tensorboard=True is not offered in MXNet{known}: metrics.csv holds the same numbers")
-    network = describe_network(model.config)
+    network = describe_network(model.spec)
     folder = RunFolder.open(options.settings(), SUFFIX, network) if options.save is not None else None
     trainer = Trainer(model, data, options, folder)
     try:

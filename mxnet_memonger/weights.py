@@ -12,12 +12,13 @@ import numpy as np
 
 from mxnet_memonger.numpy_names import mx
 from mxnet_memonger.symbol_model import SymbolModel
+from zoo import weights as canonical
 from zoo.atomic_write import atomic_write
 from zoo.options import TrainingError
+from zoo.weights import COUNTER, WeightsError
 
 SUFFIX = ".npz"
 WEIGHTS = "weights/"  # before the names of weights in the checkpoint that a run is resumed from
-COUNTER = "num_batches_tracked"  # a norm's in PyTorch, which MXNet's norms do not have
 
 
 def canonical_weights(model: SymbolModel) -> dict[str, np.ndarray]:
@@ -52,47 +53,47 @@ def save_weights(model: SymbolModel, path: str | Path) -> None:
     path = Path(path).expanduser()
     if path.suffix == SUFFIX:
         save_arrays(path, canonical_weights(model))
-    elif path.suffix == ".safetensors":
-        from safetensors.numpy import save
-
-        with atomic_write(path) as file:
-            file.write(save(canonical_weights(model), {"format": "pt"}))
+    elif path.suffix == canonical.SUFFIX:
+        canonical.write(path, canonical_weights(model), model.spec)
     else:
         raise ValueError(f"save_weights: {path} must end with {SUFFIX} or .safetensors")
 
 
-def load_weights(model: SymbolModel, path: str | Path, *, resize_head: bool = False) -> None:
-    """Load weights into the model they are of.
+def load_weights(model: SymbolModel, path: str | Path, *, resize_head: bool = True) -> None:
+    """Load weights from a file into the model, strictly but for a head of another number of classes.
 
     Args:
         model: takes them over.
-        path: a `.npz` file of `save_weights` or of a training run, or a `.safetensors` file of any framework.
-        resize_head: only False: a head for other classes is an error.
+        path: a `.safetensors` file of any framework, or a `.npz` file of `save_weights` or of a training run.
+        resize_head: where the file's head is for other classes, keep the model's own and warn; else that is an error.
 
     Raises:
         FileNotFoundError: no such file.
-        TrainingError: not a whole file of weights, or weights of another model.
-        ValueError: resize_head=True.
-    """
-    if resize_head:
-        raise ValueError("resize_head=True is not offered in MXNet: build the model with the file's num_classes")
-    path = Path(path).expanduser()
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
+        WeightsError: names or shapes that are not the model's, or not a whole safetensors file.
+        TrainingError: not a whole `.npz` file.
 
-        try:
-            found = load(path.read_bytes())
-        except SafetensorError as error:
-            raise TrainingError(f"{path} is not a whole safetensors file: {error}") from error
+    Warns:
+        HeadResizedWarning: the head was not loaded; names it.
+    """
+    path = Path(path).expanduser()
+    if path.suffix == canonical.SUFFIX:
+        found, network = canonical.read(path)
+        canonical.check_flavour(network, model.spec)
     else:
         found = load_arrays(path)
     if any(name.startswith(WEIGHTS) for name in found):
         found = {name.removeprefix(WEIGHTS): array for name, array in found.items() if name.startswith(WEIGHTS)}
+    found = {canonical.strip_wrappers(name): array for name, array in found.items() if not name.endswith(COUNTER)}
+    needed = {name: tuple(array.shape) for name, array in model.arrays.items()}
+    came = {name: tuple(array.shape) for name, array in found.items()}
+    head = model.parameter_names()[-1].rpartition(".")[0]
     try:
-        set_canonical_weights(model, found)
-    except ValueError as error:
-        raise TrainingError(f"{path} is of another model: {error}") from error
+        resized = canonical.heads_that_differ(needed, came, head if resize_head else None)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    own = {name: array for name, array in model.arrays.items() if name in resized}
+    set_canonical_weights(model, {**{name: array for name, array in found.items() if name not in resized}, **own})
+    canonical.warn_of_new_head(head, needed, came, resized)
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The zoo's models in PyTorch: `from pytorch_models import DenseNet, MobileNetV2, ResNet`.
+"""The zoo's models in PyTorch: `from pytorch_models import DenseNet, LSTM, MobileNetV2, ResNet`.
 
 Every framework package exports these functions, so that `zoo` and the demo reach any of them alike.
 """
@@ -7,35 +7,42 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pytorch_models.checkpoint import load_weights
 from pytorch_models.densenet import DenseNet
 from pytorch_models.devices import check_device, set_seed
+from pytorch_models.features import feature_extractor
+from pytorch_models.lstm import LSTM
 from pytorch_models.measure import measure_step
 from pytorch_models.mobilenet_v2 import MobileNetV2
 from pytorch_models.out_of_memory import is_out_of_memory
 from pytorch_models.resnet import ResNet
+from pytorch_models.segments import checkpoint_segments
 from pytorch_models.training import train
+from pytorch_models.weights import load_weights, save_weights
 from zoo.densenet import DenseNetConfig
+from zoo.lstm import LSTMConfig
 from zoo.mobilenet_v2 import MobileNetV2Config
 from zoo.policy import MemoryPolicy
 from zoo.resnet import ResNetConfig
 
 __all__ = [
+    "LSTM",
     "DenseNet",
     "MobileNetV2",
     "ResNet",
     "build_model",
     "check_device",
+    "checkpoint_segments",
+    "feature_extractor",
     "is_out_of_memory",
     "load_weights",
     "measure_step",
+    "save_weights",
     "set_seed",
     "train",
 ]
 
-
 MODELS: Mapping[type, Any] = MappingProxyType(
-    {DenseNetConfig: DenseNet, MobileNetV2Config: MobileNetV2, ResNetConfig: ResNet}
+    {DenseNetConfig: DenseNet, LSTMConfig: LSTM, MobileNetV2Config: MobileNetV2, ResNetConfig: ResNet}
 )
 
 

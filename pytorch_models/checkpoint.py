@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from zoo.atomic_write import atomic_write
 from zoo.options import TrainingError
@@ -60,17 +59,3 @@ def load_last(run: RunFolder, device: torch.device | str = "cpu") -> dict[str, A
             advice += f"; {run.best} is whole: zoo.load_run({str(run.folder)!r}) gives its model"
         raise TrainingError(f"{error}; {advice}") from error
     return state
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a run's best or last weights into the model they are of.
-
-    Raises:
-        TrainingError: not a whole checkpoint, or one of another model.
-    """
-    state = load(path)
-    weights = state["model"] if "optimizer" in state else state
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise TrainingError(f"{path} is of another model: {str(error).splitlines()[0]}") from error

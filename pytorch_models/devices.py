@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from zoo.launch import Launch
+
 
 @dataclass(frozen=True)
 class Worker:
@@ -56,6 +58,28 @@ def devices_for(device: str) -> list[torch.device]:
     if device == "cuda":
         return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
     return [torch.device(device)]
+
+
+def device_of(device: str, launch: Launch) -> torch.device:
+    """The device of one process of a launch: the GPU of its number on this machine, or the CPU.
+
+    Raises:
+        ValueError: one GPU is asked for by number; or the machine has fewer GPUs than processes.
+    """
+    if launch.world > 1 and ":" in device:
+        raise ValueError(
+            f"device={device} with {launch.world} processes: give device=cuda, each takes a GPU of its own"
+        )
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if ":" in device:
+        return torch.device(device)
+    if launch.local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"process {launch.local_rank} of this machine has no GPU: {torch.cuda.device_count()} are visible; "
+            "start as many processes as there are GPUs (--nproc-per-node), or give device=cpu"
+        )
+    return torch.device("cuda", launch.local_rank)
 
 
 def amp_dtype(device: torch.device) -> torch.dtype:

@@ -17,7 +17,35 @@ import kernels
 
 # torch's device type -> a name of `kernels.BACKENDS`
 BACKENDS: Mapping[str, str] = MappingProxyType({"cpu": "cpu", "cuda": "cuda"})
+TORCH = "torch operators"
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def norm_path(*tensors: Tensor) -> str:
+    """Which code runs the norm passes over these (N, C, ...) tensors: "numba", "cuda" or "torch operators".
+
+    The kernels take one dtype and one layout for all tensors of a call, the first one's; where they differ, as under
+    autocast, or where a device has no kernels, PyTorch's own operators run.
+    """
+    first = tensors[0]
+    if first.dtype not in DTYPES or why_no_kernels(first.device.type) is not None:
+        return TORCH
+    layout = layout_of(first)
+    if layout is None or any(t.dtype != first.dtype or layout_of(t) != layout for t in tensors[1:]):
+        return TORCH
+    return "numba" if first.device.type == "cpu" else first.device.type
+
+
+@functools.cache
+def why_no_kernels(device_type: str) -> str | None:
+    """Why a type of device has no kernels here, or None. Imports CuPy to find out about a GPU."""
+    if device_type not in BACKENDS:
+        return f"there are no kernels for {device_type}"
+    try:
+        module = kernels_of(BACKENDS[device_type])
+    except ImportError as error:
+        return str(error)
+    return module.why_unavailable() if device_type == "cuda" else None
 
 
 def backend_of(tensor: Tensor) -> str:
@@ -52,24 +80,20 @@ def layout_of(tensor: Tensor) -> str | None:
         >>> layout_of(torch.empty(2, 8, 4, 4)[:, 2:5]), layout_of(torch.empty(2, 8, 4, 4)[:, :, 1:])
         ('contiguous', None)
     """
-    samples, channels, *sizes = tensor.shape
-    by_sample, by_channel, *strides = tensor.stride()
-    step = _step(tensor)
-    if (
-        (by_channel == 1 or channels == 1)
-        and step >= channels
-        and _joined((samples, *sizes), (by_sample, *strides), step)
-    ):
-        return "channels_last"
+    return _layout(tuple(tensor.shape), tensor.stride())[0]
+
+
+@functools.lru_cache(maxsize=1024)
+def _layout(shape: tuple[int, ...], by: tuple[int, ...]) -> tuple[str | None, int]:
+    """A layout of a shape and its strides, and the elements from one pixel to the next where it is channels_last."""
+    samples, channels, *sizes = shape
+    outer, strides = (samples, *sizes), (by[0], *by[2:])
+    step = next((stride for size, stride in zip(outer[::-1], strides[::-1], strict=True) if size > 1), channels)
+    if (by[1] == 1 or channels == 1) and step >= channels and _joined(outer, strides, step):
+        return "channels_last", step
     pixels = math.prod(sizes)
-    dense = _joined(sizes, strides, 1) and (channels == 1 or by_channel == pixels)
-    return "contiguous" if sizes and dense and (samples == 1 or by_sample >= channels * pixels) else None
-
-
-def _step(tensor: Tensor) -> int:
-    """Elements from one pixel to the next, were the tensor channels_last."""
-    pairs = zip((tensor.shape[0], *tensor.shape[2:]), (tensor.stride(0), *tensor.stride()[2:]), strict=True)
-    return next((stride for size, stride in reversed(list(pairs)) if size > 1), tensor.shape[1])
+    dense = _joined(sizes, by[2:], 1) and (channels == 1 or by[1] == pixels)
+    return ("contiguous" if sizes and dense and (samples == 1 or by[0] >= channels * pixels) else None), step
 
 
 def _joined(sizes: Sequence[int], strides: Sequence[int], step: int) -> bool:
@@ -109,11 +133,11 @@ def dense_like(tensor: Tensor) -> DenseLike:
 
 def rows_of(tensor: Tensor) -> Tensor:
     """The kernels' view of an (N, C, ...) tensor whose `layout_of` is not None: (rows, C) or (N, C, P)."""
-    tensor = tensor.detach()
-    if layout_of(tensor) == "channels_last":
-        channels = tensor.shape[1]
-        return tensor.as_strided((tensor.numel() // max(channels, 1), channels), (_step(tensor), 1))
-    return tensor.flatten(2)
+    shape = tuple(tensor.shape)
+    layout, step = _layout(shape, tensor.stride())
+    if layout == "channels_last":
+        return tensor.detach().as_strided((math.prod(shape) // max(shape[1], 1), shape[1]), (step, 1))
+    return tensor.detach().flatten(2)
 
 
 def array_of(tensor: Tensor | None) -> Any:

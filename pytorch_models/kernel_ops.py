@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kernels import checks
 from kernels.norm_arguments import pooling
+from pytorch_models.channels import statistics_dtype
 from pytorch_models.kernel_arrays import array_of, format_of, rows_of, running_on, tensor_of
 
 NAMESPACE = "memory_efficient_zoo"
@@ -124,6 +125,36 @@ def _fake_unpack_bits(mask: Tensor, count: int) -> Tensor:
     return torch.empty(count, dtype=torch.uint8, device=mask.device)
 
 
+def _channel_statistics(values: Tensor) -> tuple[Tensor, Tensor]:
+    with running_on(values) as module:
+        mean, variance = module.channel_statistics(array_of(rows_of(values)), dtype=format_of(values))
+    return tensor_of(mean), tensor_of(variance)
+
+
+def _fake_channel_statistics(values: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = statistics_dtype(values.dtype)
+    mean, variance = (torch.empty(values.shape[1], dtype=dtype, device=values.device) for _ in range(2))
+    return mean, variance
+
+
+def _affine_relu_(values: Tensor, scale: Tensor, shift: Tensor, out: Tensor, mask: Tensor | None) -> None:
+    with running_on(values) as module:
+        arrays = (array_of(tensor) for tensor in (rows_of(values), scale, shift, rows_of(out)))
+        module.affine_activation(*arrays, mask=array_of(mask), dtype=format_of(values))
+
+
+def _rebuild_relu_(values: Tensor, scale: Tensor, shift: Tensor, mask: Tensor, out: Tensor) -> None:
+    with running_on(values) as module:
+        arrays = (array_of(tensor) for tensor in (rows_of(values), scale, shift, mask, rows_of(out)))
+        module.rebuild_activation(*arrays, dtype=format_of(values))
+
+
+def _subtract_norm_terms_(target: Tensor, values: Tensor, mean: Tensor, constant: Tensor, slope: Tensor) -> None:
+    with running_on(values) as module:
+        arrays = (array_of(tensor) for tensor in (rows_of(target), rows_of(values), mean, constant, slope))
+        module.subtract_norm_terms(*arrays, dtype=format_of(values))
+
+
 def _norm_backward_(
     d_out: Tensor,
     values: Tensor,
@@ -205,6 +236,19 @@ dequantize_fixed_ = _operator(
 )
 pack_positive_ = _operator("pack_positive_(Tensor values, Tensor(a!) mask) -> ()", _pack_positive_)
 unpack_bits = _operator("unpack_bits(Tensor mask, SymInt count) -> Tensor", _unpack_bits, _fake_unpack_bits)
+channel_statistics = _operator(
+    "channel_statistics(Tensor values) -> (Tensor, Tensor)", _channel_statistics, _fake_channel_statistics
+)
+affine_relu_ = _operator(
+    "affine_relu_(Tensor values, Tensor scale, Tensor shift, Tensor(a!) out, Tensor(b!)? mask) -> ()", _affine_relu_
+)
+rebuild_relu_ = _operator(
+    "rebuild_relu_(Tensor values, Tensor scale, Tensor shift, Tensor mask, Tensor(a!) out) -> ()", _rebuild_relu_
+)
+subtract_norm_terms_ = _operator(
+    "subtract_norm_terms_(Tensor(a!) target, Tensor values, Tensor mean, Tensor constant, Tensor slope) -> ()",
+    _subtract_norm_terms_,
+)
 norm_backward_ = _operator(
     "norm_backward_(Tensor d_out, Tensor values, Tensor mean, Tensor inv_std, Tensor scale, Tensor shift, "
     "Tensor? mask, Tensor(a!) target, bool accumulate) -> (Tensor, Tensor)",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from pytorch_models.kernel_ops import NAMESPACE
+from pytorch_models.segments import is_segment
 from pytorch_models.tracker import Allocation, MemoryTracker, track_peak
 from zoo.report import LayerRow, MemoryReport
 
@@ -54,10 +55,16 @@ class SavedTensorLog:
         if allocation is not None and not allocation.owner:
             module = self.stack[-1] if self.stack else None
             allocation.owner = self.names[module] if module is not None else "loss"
-            describe = getattr(module, "how_kept", None)
-            allocation.kept = describe() if describe is not None else "kept by autograd"
+            allocation.kept = _how_kept(module)
         # Detached: a saved output would otherwise hold itself alive through its own node.
         return tensor.detach()
+
+
+def _how_kept(module: nn.Module | None) -> str:
+    if module is not None and is_segment(module):
+        return "a segment: its input, the rest is computed again"
+    describe = getattr(module, "how_kept", None)
+    return describe() if describe is not None else "kept by autograd"
 
 
 def measure_step(
@@ -70,12 +77,12 @@ def measure_step(
     execute: bool = True,
     policy: str = "",
 ) -> MemoryReport:
-    """Measure one training step (forward, cross-entropy, backward) of a classifier on random inputs.
+    """Measure one training step (forward, cross-entropy, backward) of a classifier or language model on random inputs.
 
     The model's parameters, buffers, gradients and device, and the random streams, end as they were.
 
     Args:
-        model: (N, ...) -> (N, classes); moved to `device` for the measurement.
+        model: (N, ...) -> (N, classes), or a zoo language model; moved to `device` for the measurement.
         input_shape: of one batch, with the batch size first.
         repeats: timed steps after one warm-up; the median is reported. 0 = measure no time.
         execute: False = bytes only, under FakeTensorMode: nothing is computed, any size can be measured.
@@ -103,11 +110,11 @@ def measure_step(
         model.to(device)
         if not execute:
             with FakeTensorMode() as mode:
-                found = _tracked_step(model, torch.randn(shape, device=device, dtype=dtype), mode)
+                found = _tracked_step(model, _random_batch(model, shape, device, dtype), mode)
         else:
-            inputs = torch.randn(shape, device=device, dtype=dtype)
-            found = _tracked_step(model, inputs)
-            seconds = [_timed_step(model, inputs) for _ in range(repeats + 1 if repeats else 0)][1:]
+            batch = _random_batch(model, shape, device, dtype)
+            found = _tracked_step(model, batch)
+            seconds = [_timed_step(model, batch) for _ in range(repeats + 1 if repeats else 0)][1:]
             found["step_seconds"] = statistics.median(seconds) if seconds else None
     own_policy = getattr(model, "policy", None)
     return MemoryReport(
@@ -121,22 +128,34 @@ def measure_step(
     )
 
 
-def _loss(model: Any, inputs: Tensor) -> Tensor:
-    outputs = model(inputs)
+def _random_batch(model: nn.Module, shape: tuple[int, ...], device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Random inputs; for a language model random tokens, and what comes after each."""
+    spec = getattr(model, "spec", None)
+    if not getattr(spec, "is_language_model", False):
+        return (torch.randn(shape, device=device, dtype=dtype),)
+    vocabulary = spec.num_classes  # type: ignore[union-attr]
+    return tuple(torch.randint(vocabulary, shape, device=device) for _ in ("tokens", "targets"))
+
+
+def _loss(model: Any, batch: tuple[Tensor, ...]) -> Tensor:
+    if len(batch) == 2:  # a model that makes its own loss, chunk by chunk
+        loss_sum, _ = model(*batch)
+        return loss_sum / batch[1].numel()
+    outputs = model(*batch)
     targets = torch.arange(len(outputs), device=outputs.device) % outputs.shape[1]
     return F.cross_entropy(outputs.float(), targets)
 
 
-def _tracked_step(model: nn.Module, inputs: Tensor, mode: FakeTensorMode | None = None) -> dict[str, Any]:
+def _tracked_step(model: nn.Module, batch: tuple[Tensor, ...], mode: FakeTensorMode | None = None) -> dict[str, Any]:
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     call: Any = model
     if mode is not None:
         tensors = {name: mode.from_tensor(tensor) for name, tensor in tensors.items()}
-        call = functools.partial(torch.func.functional_call, model, tensors)
-    with MemoryTracker((*tensors.values(), inputs)) as tracker:
+        call = lambda *batch: torch.func.functional_call(model, tensors, batch)  # noqa: E731
+    with MemoryTracker((*tensors.values(), *batch)) as tracker:
         log = SavedTensorLog(tracker, {module: name or "(model)" for name, module in model.named_modules()})
         with log.record():
-            loss = _loss(call, inputs)
+            loss = _loss(call, batch)
         saved = [a for a in tracker.allocations if a.owner and a.died is None]
         loss.backward()
         gradients = [tracker.allocation_of(t.grad) for t in tensors.values() if t.grad is not None]
@@ -146,7 +165,14 @@ def _tracked_step(model: nn.Module, inputs: Tensor, mode: FakeTensorMode | None 
         "peak_bytes": tracker.peak_bytes,
         "parts": _parts(tracker.alive_at_peak(), [a for a in gradients if a is not None]),
         "rows": tuple(_rows(saved)),
+        "ran_on": _ran_on(tracker, batch[0]),
     }
+
+
+def _ran_on(tracker: MemoryTracker, inputs: Tensor) -> str:
+    """Which kernels ran, as seen; "" for none, which is what plain models and devices without kernels do."""
+    kernels = {"cpu": "numba kernels", "cuda": "CUDA kernels"}.get(inputs.device.type, "kernels")
+    return kernels if tracker.operators[NAMESPACE] else ""
 
 
 def _parts(alive: list[Allocation], gradients: list[Allocation]) -> dict[str, int]:
@@ -172,13 +198,13 @@ def _rows(saved: list[Allocation]) -> Iterator[LayerRow]:
         yield LayerRow(owner, size, kept)
 
 
-def _timed_step(model: nn.Module, inputs: Tensor) -> float:
+def _timed_step(model: nn.Module, batch: tuple[Tensor, ...]) -> float:
     for parameter in model.parameters():
         parameter.grad = None
-    _synchronise(inputs)
+    _synchronise(batch[0])
     start = time.perf_counter()
-    _loss(model, inputs).backward()
-    _synchronise(inputs)
+    _loss(model, batch).backward()
+    _synchronise(batch[0])
     return time.perf_counter() - start
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pytorch_models.saving import Step, chain, warn_plain, why_chain_is_plain
-from pytorch_models.weights import adopt_wrapped_names
+from pytorch_models.saving import Step, chain, warn_plain, why_chain_is_plain, why_containers_are_needed
+from pytorch_models.segments import give_configs
+from pytorch_models.zoo_model import ZooModel
 from zoo.mobilenet_v2 import InvertedShape, MobileNetV2Config
 from zoo.policy import MemoryPolicy
-
-CHANGED = "its layers are not convolutions with norm and ReLU6"
 
 
 class PadsAfterConv2d(nn.Conv2d):
@@ -90,7 +89,7 @@ class InvertedResidual(nn.Module):
         if not self.policy.recompute_activations:
             return "inputs of convolutions and norms"
         steps = self._steps()
-        reason = CHANGED if steps is None else why_chain_is_plain(steps, self, self.adds_inputs)
+        reason = self._why_changed() or why_chain_is_plain(steps, self, self.adds_inputs)
         if reason is not None:
             return f"the plain way: {reason}"
         if self.policy.recompute_bottleneck and len(self.conv) == 4:
@@ -99,20 +98,25 @@ class InvertedResidual(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H / stride, W / stride)."""
-        steps = self._steps()
-        if self.policy.recompute_activations and steps is not None:
-            return chain(inputs, steps, shortcut=inputs if self.adds_inputs else None, owner=self)
         if self.policy.recompute_activations:
-            warn_plain("InvertedResidual", CHANGED)
+            reason = self._why_changed()
+            if reason is None:
+                return chain(inputs, self._steps(), shortcut=inputs if self.adds_inputs else None, owner=self)
+            warn_plain("InvertedResidual", reason)
         outputs = self.conv(inputs)
         return inputs + outputs if self.adds_inputs else outputs
 
-    def _steps(self) -> list[Step] | None:
+    def _why_changed(self) -> str | None:
+        """None if the layers are those that were built, else what is another."""
+        *layers, _, _ = self.conv
+        if not layers or not all(type(layer) is ConvNormActivation and len(layer) == 3 for layer in layers):
+            return "its layers are not convolutions with norm and ReLU6"
+        return why_containers_are_needed(self, "conv", *(f"conv.{index}" for index in range(len(layers))))
+
+    def _steps(self) -> list[Step]:
         """The block as a chain: conv, (norm, ReLU6, conv)..., (norm)."""
         modules: list[Any] = list(self.conv)
         *layers, projection, last = modules
-        if not layers or not all(type(layer) is ConvNormActivation for layer in layers):
-            return None
         convolutions = [layer[0] for layer in layers] + [projection]
         steps = [Step(None, None, convolutions[0])]
         for position, (layer, convolution) in enumerate(zip(layers, convolutions[1:], strict=True)):
@@ -122,7 +126,7 @@ class InvertedResidual(nn.Module):
         return [*steps, Step(last, nn.Identity(), None)]
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(ZooModel):
     """MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381), with exact memory saving.
 
     Args:
@@ -142,6 +146,8 @@ class MobileNetV2(nn.Module):
         torch.Size([2, 10])
     """
 
+    segments: ClassVar[tuple[str, ...]] = ("features.*",)
+
     def __init__(
         self,
         width_mult: float = 1.0,
@@ -152,11 +158,12 @@ class MobileNetV2(nn.Module):
         efficient: bool = False,
         keep_bottleneck: bool = False,
         opt_memory: int | None = None,
+        compressed: int | str | None = None,
     ) -> None:
         super().__init__()
-        self.config = config = MobileNetV2Config(width_mult, num_classes, in_chans, drop_rate, flavour)
-        self.policy = policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory)
-        policy.refuse_levels("MobileNetV2")
+        self.spec = config = MobileNetV2Config(width_mult, num_classes, in_chans, drop_rate, flavour)
+        self.policy = policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
+        config.check_policy(policy)
         layers: list[nn.Module] = [ConvNormActivation(in_chans, config.stem_channels, 3, config, policy, stride=2)]
         layers += [InvertedResidual(shape, config, policy) for shape in config.blocks()]
         *_, last = config.blocks()
@@ -164,7 +171,7 @@ class MobileNetV2(nn.Module):
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(nn.Dropout(drop_rate), nn.Linear(config.head_channels, num_classes))
         self._initialise()
-        self.register_load_state_dict_pre_hook(adopt_wrapped_names)
+        give_configs(self)
 
     @classmethod
     def from_config(cls, config: MobileNetV2Config, policy: MemoryPolicy = MemoryPolicy()) -> MobileNetV2:  # noqa: B008 - frozen
@@ -181,9 +188,20 @@ class MobileNetV2(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, in_chans, H, W) -> (N, num_classes) scores."""
-        channels = self.config.in_chans
+        channels = self.spec.in_chans
         if images.dim() != 4 or images.shape[1] != channels:
             needed = f"(N, {channels}, height, width)"
             raise ValueError(f"MobileNetV2 needs images of shape {needed}, not {tuple(images.shape)}")
         values = self.features(images)
         return self.classifier(F.adaptive_avg_pool2d(values, 1).flatten(1))
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """The last map of each size, from the largest to the smallest."""
+        maps: list[Tensor] = []
+        *layers, head = self.features
+        for layer in layers:
+            images = layer(images)
+            if maps and maps[-1].shape[2:] == images.shape[2:]:
+                maps.pop()
+            maps.append(images)
+        return [*maps[:-1], head(maps[-1])]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pytorch_models.measure import measure_step
-from zoo.data.image_data import ImageData
+from zoo.data.text_data import Data
 from zoo.options import TrainingError, TrainingOptions
 from zoo.policy import MemoryPolicy
 from zoo.report import MIB
@@ -28,7 +28,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def explain_out_of_memory(
-    model: nn.Module, data: ImageData, options: TrainingOptions, device: torch.device
+    model: nn.Module, data: Data, options: TrainingOptions, device: torch.device
 ) -> Iterator[None]:
     """Inside, running out of memory becomes a TrainingError that names flags which need less, and how much."""
     try:
@@ -42,7 +42,7 @@ def explain_out_of_memory(
         traceback.clear_frames(error.__traceback__)  # they hold the tensors of the failed step
         advice = "try --efficient True, or a smaller --batch_size"
         with contextlib.suppress(MemoryError, RuntimeError):  # no memory is left for measuring: the short advice it is
-            lines = alternatives(model, data.train_images.shape[1:], options.batch_size)
+            lines = alternatives(model, data.train_inputs.shape[1:], options.batch_size)
             advice = "\n".join(
                 ["memory of a training step in float32, model excluded:", *(f"  {line}" for line in lines)]
             )
@@ -60,9 +60,9 @@ def alternatives(model: nn.Module, image_shape: tuple[int, ...], batch_size: int
 
     twins = {"": model}
     own = getattr(model, "policy", None)
-    if isinstance(own, MemoryPolicy) and not own.recompute_bottleneck and hasattr(model, "config"):
+    if isinstance(own, MemoryPolicy) and not own.recompute_bottleneck and hasattr(model, "spec"):
         flags = "--efficient True --keep_bottleneck False" if own.efficient else "--efficient True"
-        twins[flags] = build_model(model.config, MemoryPolicy(efficient=True))
+        twins[flags] = build_model(model.spec, MemoryPolicy(efficient=True))
     lines = []
     for flags, twin in twins.items():
         for batch in sorted({batch_size, max(batch_size // 2, 1), max(batch_size // 4, 1)}, reverse=True):

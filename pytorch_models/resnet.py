@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pytorch_models.saving import Step, chain, norm_act_then, warn_plain, why_chain_is_plain
-from pytorch_models.weights import adopt_wrapped_names
+from pytorch_models.saving import Step, chain, norm_act_then, warn_plain, why_chain_is_plain, why_containers_are_needed
+from pytorch_models.segments import give_configs
+from pytorch_models.zoo_model import ZooModel
 from zoo.policy import MemoryPolicy
 from zoo.resnet import BlockShape, ResNetConfig
 
@@ -99,21 +101,20 @@ class ResidualBlock(nn.Module):
         return [*steps, Step(norms[-1], self.relu, None, keep_input=not self.policy.recompute_bottleneck)]
 
     def _saving(self, inputs: Tensor) -> Tensor:
-        shortcut = self._shortcut_is_projection()
-        if shortcut is not None:
-            keep = not self.policy.recompute_bottleneck
-            steps = [Step(None, None, shortcut[0]), Step(shortcut[1], nn.Identity(), None, keep_input=keep)]
-            passed = chain(inputs, steps, owner=self)
-        else:
-            passed = self._shortcut(inputs)
-            if self.downsample is not None:
-                warn_plain(f"{type(self).__name__}'s downsample", "it is not a convolution and a norm")
-        return chain(inputs, self._steps(), shortcut=passed, owner=self)
+        return chain(inputs, self._steps(), shortcut=self._saving_shortcut(inputs), owner=self)
 
-    def _shortcut_is_projection(self) -> Sequence[nn.Module] | None:
+    def _saving_shortcut(self, inputs: Tensor) -> Tensor:
+        if self.downsample is None:
+            return self._shortcut(inputs)
+        reason = "it is not a convolution and a norm"
         if type(self.downsample) is nn.Sequential and len(self.downsample) == 2:
-            return list(self.downsample)
-        return None
+            reason = why_containers_are_needed(self, "downsample") or ""
+        if reason:
+            warn_plain(f"{type(self).__name__}'s downsample", reason)
+            return self.downsample(inputs)
+        convolution, norm = self.downsample  # type: ignore[misc]
+        end = Step(norm, nn.Identity(), None, keep_input=not self.policy.recompute_bottleneck)
+        return chain(inputs, [Step(None, None, convolution), end], owner=self)
 
     def _saving_pre_activation(self, inputs: Tensor) -> Tensor:
         steps = self._steps()
@@ -147,7 +148,7 @@ class Bottleneck(ResidualBlock):
         ]
 
 
-class ResNet(nn.Module):
+class ResNet(ZooModel):
     """ResNet (He et al. 2015, arXiv:1512.03385) and its descendants, with exact memory saving.
 
     Args:
@@ -163,10 +164,13 @@ class ResNet(nn.Module):
         TypeError, ValueError: naming the argument, what came and what is needed.
 
     Example:
+        >>> import torch
         >>> model = ResNet("bottleneck", (1, 1), width=8, efficient=True)
         >>> model(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
+
+    segments: ClassVar[tuple[str, ...]] = ("layer*",)
 
     def __init__(
         self,
@@ -184,9 +188,10 @@ class ResNet(nn.Module):
         efficient: bool = False,
         keep_bottleneck: bool = False,
         opt_memory: int | None = None,
+        compressed: int | str | None = None,
     ) -> None:
         super().__init__()
-        self.config = config = ResNetConfig(
+        self.spec = config = ResNetConfig(
             block,
             layers,  # type: ignore[arg-type]
             width,
@@ -199,8 +204,8 @@ class ResNet(nn.Module):
             shortcut,
             flavour,
         )
-        self.policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory)
-        self.policy.refuse_levels("ResNet")
+        self.policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
+        config.check_policy(self.policy)
         size, stride = (3, 1) if small_inputs else (7, 2)
         self.conv1 = conv(in_chans, width, size, config, stride)
         if not pre_activation:
@@ -218,7 +223,7 @@ class ResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(config.out_channels, num_classes)
         self._initialise()
-        self.register_load_state_dict_pre_hook(adopt_wrapped_names)
+        give_configs(self)
 
     @classmethod
     def from_config(cls, config: ResNetConfig, policy: MemoryPolicy = MemoryPolicy()) -> ResNet:  # noqa: B008 - frozen
@@ -235,7 +240,7 @@ class ResNet(nn.Module):
     @property
     def stages(self) -> list[nn.Module]:
         """layer1, layer2, ..."""
-        return [self.get_submodule(f"layer{number}") for number in range(1, len(self.config.layers) + 1)]
+        return [self.get_submodule(f"layer{number}") for number in range(1, len(self.spec.layers) + 1)]
 
     def how_kept(self) -> str:
         """In words, what stem and head keep for the backward pass."""
@@ -243,14 +248,14 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, in_chans, H, W) -> (N, num_classes) scores."""
-        channels = getattr(self.conv1, "in_channels", self.config.in_chans)
+        channels = getattr(self.conv1, "in_channels", self.spec.in_chans)
         if images.dim() != 4 or images.shape[1] != channels:
             needed = f"(N, {channels}, height, width)"
             raise ValueError(f"ResNet needs images of shape {needed}, not {tuple(images.shape)}")
         values = self._stem(images)
         for stage in self.stages:
             values = stage(values)
-        if not self.config.pre_activation:
+        if not self.spec.pre_activation:
             pooled = self.avgpool(values).flatten(1)
         elif self.policy.recompute_activations:
             pooled = norm_act_then(values, self.bn_last, self.relu, self.avgpool, nn.Flatten())
@@ -259,15 +264,25 @@ class ResNet(nn.Module):
         return self.fc(pooled)
 
     def _stem(self, images: Tensor) -> Tensor:
-        normed = not self.config.pre_activation
+        normed = not self.spec.pre_activation
         if not self.policy.recompute_activations:
             values = self.conv1(images)
             return self.maxpool(self.relu(self.bn1(values)) if normed else values)
         steps = [Step(None, None, self.conv1)]
-        if normed and self.config.small_inputs:
+        if normed and self.spec.small_inputs:
             steps.append(Step(self.bn1, self.relu, None))
         # Convolutions and pools of a CPU are faster in channels_last; the blocks hand the layout on.
         values = chain(images, steps, owner=self, channels_last=images.device.type == "cpu")
-        if normed and not self.config.small_inputs:
+        if normed and not self.spec.small_inputs:
             return norm_act_then(values, self.bn1, self.relu, self.maxpool)
         return self.maxpool(values)
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """What each stage gives, from the largest map to the smallest; pre-activation: the last is activated."""
+        maps, values = [], self._stem(images)
+        for stage in self.stages:
+            values = stage(values)
+            maps.append(values)
+        if self.spec.pre_activation:
+            maps[-1] = self.relu(self.bn_last(maps[-1]))
+        return maps

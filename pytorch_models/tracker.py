@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from pytorch_models.workspace import with_workspace
 
 
 @dataclass
@@ -50,14 +53,16 @@ class MemoryTracker(TorchDispatchMode):
         self.peak_bytes = 0
         self.peak_clock = 0
         self.clock = 0
+        self.operators: Counter[str] = Counter()  # how often operators of each namespace ran
         self._live: dict[int, Allocation] = {}
         self._watch: dict[int, weakref.ref[Any]] = {}
         # The storages themselves: an id alone could be given to another one when they are gone.
         self._external = {_key(tensor): tensor.untyped_storage() for tensor in external}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        results = function(*args, **(kwargs or {}))
+        results = with_workspace(function, args, function(*args, **(kwargs or {})))
         self.clock += 1
+        self.operators[function.namespace] += 1
         given: set[int] | None = None
         for result in tree_leaves(results):
             if not isinstance(result, Tensor) or _key(result) in self._live:

@@ -17,32 +17,37 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from pytorch_models import checkpoint
+from pytorch_models.board import tensorboard_in
 from pytorch_models.devices import Worker, amp_dtype, check_device, devices_for
 from zoo.batches import EvaluationBatches, TrainingBatches, step_seed
-from zoo.data.image_data import ImageData
+from zoo.data.text_data import Data
+from zoo.launch import Launch
 from zoo.options import TrainingError, TrainingOptions, TrainingResult
 from zoo.progress import Progress
-from zoo.run_folder import Row, RunFolder, best_epoch
+from zoo.run_folder import Row, RunFolder, best_epoch, bits_per_character
 from zoo.saved_run import describe_network
 
 CHECK_EVERY = 20  # steps between looks at the loss on a GPU: each look waits for the GPU to catch up
 
 
-def train(model: nn.Module, data: ImageData, options: TrainingOptions) -> TrainingResult:
+def train(model: nn.Module, data: Data, options: TrainingOptions) -> TrainingResult:
     """Train `model` and leave in it the weights of the best epoch; several GPUs get one process each.
+
+    Started by torchrun, this is one of the processes; see `pytorch_models.distributed.train_launched`.
 
     On the CPU a resumed run gives the same numbers, to the bit, as one that was never interrupted.
 
     Args:
-        model: takes float32 (n, C, H, W), gives logits (n, classes).
-        data: images with the model's channels and number of classes.
+        model: takes float32 (n, C, H, W), gives logits (n, classes); for a text it takes tokens and targets (n, T) and
+            gives the summed loss and the number of right answers.
+        data: images with the model's channels and number of classes, or a text.
         options: the recipe, and the folder to save to.
 
     Raises:
         ValueError: a device that is not there, a split or folder that does not fit.
         TrainingError: the loss is not finite, memory ran out, or a checkpoint cannot be read.
     """
-    from pytorch_models.distributed import train_distributed
+    from pytorch_models.distributed import train_distributed, train_launched
     from pytorch_models.out_of_memory import explain_out_of_memory
 
     check_device(options.device, options.amp)
@@ -51,10 +56,13 @@ def train(model: nn.Module, data: ImageData, options: TrainingOptions) -> Traini
         raise ValueError("the model has no parameter that requires a gradient: nothing would be trained")
     if options.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ImportError("tensorboard=True needs the package tensorboard: pip install tensorboard")
+    launch = Launch.from_environment()
+    if launch.launched:
+        return train_launched(model, data, options, launch)
     devices = devices_for(options.device)
     if options.batch_size < len(devices):
         raise ValueError(f"batch_size={options.batch_size} is less than one image for each of {len(devices)} GPUs")
-    network = describe_network(getattr(model, "config", None))
+    network = describe_network(getattr(model, "spec", None))
     folder = RunFolder.open(options.settings(), network=network) if options.save is not None else None
     if len(devices) > 1:
         return train_distributed(model, data, options, devices, folder)
@@ -66,7 +74,12 @@ class Trainer:
     """One process's part of a training run (the only one, or one of several)."""
 
     def __init__(
-        self, model: nn.Module, data: ImageData, options: TrainingOptions, worker: Worker, folder: RunFolder | None
+        self,
+        model: nn.Module,
+        data: Data,
+        options: TrainingOptions,
+        worker: Worker,
+        folder: RunFolder | None,
     ) -> None:
         self.data, self.options, self.worker, self.folder = data, options, worker, folder
         self.model = model.to(worker.device)
@@ -74,6 +87,8 @@ class Trainer:
         if worker.world > 1:
             ids = [worker.device] if worker.device.type == "cuda" else None
             self.replica = DistributedDataParallel(self.model, device_ids=ids)
+            if options.sync_batchnorm:  # the same parameters and buffers; before, DDP would refuse it on a CPU
+                nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.SGD(
             parameters, options.lr, options.momentum, weight_decay=options.wd, nesterov=options.momentum > 0
@@ -81,6 +96,7 @@ class Trainer:
         self.amp_dtype = amp_dtype(worker.device)
         scaled = options.amp and self.amp_dtype == torch.float16
         self.scaler = torch.amp.GradScaler(worker.device.type, enabled=scaled)
+        self.answers_each = data.train_labels[0].size  # 1, or the time steps of a window of a text
         self.train_indices, self.valid_indices = data.split(options.valid_size, options.seed)
         self.rows: list[Row] = []
         self.best_weights: dict[str, Tensor] = {}
@@ -90,15 +106,13 @@ class Trainer:
         """All epochs that are left, then the test with the best epoch's weights."""
         if self.options.resume and self.folder is not None and self.folder.last.exists():
             self._restore(self.folder)
-        with self._tensorboard() as board:
+        wanted = self.options.tensorboard and self.folder is not None and self.worker.rank == 0
+        with tensorboard_in(self.folder.folder if wanted and self.folder else None, len(self.rows)) as write:
             for epoch in range(len(self.rows) + 1, self.options.n_epochs + 1):
                 self.rows.append(self._epoch(epoch))
                 self._keep(epoch)
                 self.progress.epoch(self.rows[-1], self.options.n_epochs)
-                if board is not None:
-                    for name, value in self.rows[-1].items():
-                        if name != "epoch" and value is not None:
-                            board.add_scalar(name, value, epoch)
+                write(self.rows[-1])
         return self._finish()
 
     def _epoch(self, epoch: int) -> Row:
@@ -110,8 +124,8 @@ class Trainer:
         valid: tuple[float | None, float | None] = (None, None)
         if len(self.valid_indices):
             indices = self.valid_indices
-            valid = self._evaluate(self.data.train_images[indices], self.data.train_labels[indices])
-        return {
+            valid = self._evaluate(self.data.train_inputs[indices], self.data.train_labels[indices])
+        row: Row = {
             "epoch": epoch,
             "lr": self.options.learning_rate(epoch),
             "train_loss": loss,
@@ -122,6 +136,7 @@ class Trainer:
             "step_seconds": round(seconds / steps, 6),
             "images_per_second": round(images / seconds, 2),
         }
+        return {**row, **bits_per_character(row)} if self.answers_each > 1 else row
 
     def _train_epoch(self, epoch: int) -> tuple[int, int, float, float, int]:
         options, worker = self.options, self.worker
@@ -146,25 +161,30 @@ class Trainer:
             images += size
             if (step + 1) % look_every == 0 or step + 1 == len(batches):
                 self._check_finite(losses[: step + 1], epoch)
-        loss, right_share = self._mean(torch.stack([losses.double().sum(), correct.double()]), images)
+        loss, right_share = self._mean(
+            torch.stack([losses.double().sum(), correct.double()]), images * self.answers_each
+        )
         if worker.device.type == "cuda":
             peak_bytes = torch.cuda.max_memory_allocated(worker.device)
         return len(batches), images, loss, right_share, peak_bytes
 
-    def _step(self, pixels: Tensor, labels: Tensor, global_size: int) -> tuple[Tensor, Tensor]:
+    def _step(self, inputs: Tensor, labels: Tensor, global_size: int) -> tuple[Tensor, Tensor]:
         """One optimiser step; the sum of this process's losses and the number of its right answers."""
-        logits = self._forward(self.replica, pixels)
-        loss_sum = F.cross_entropy(logits, labels, reduction="sum")
+        loss_sum, right = self._loss(self.replica, inputs, labels)
         self.optimizer.zero_grad(set_to_none=True)
         # Processes average their gradients, and their shares of a last batch may differ in size.
-        self.scaler.scale(loss_sum * (self.worker.world / global_size)).backward()
+        self.scaler.scale(loss_sum * (self.worker.world / (global_size * self.answers_each))).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss_sum.detach(), (logits.detach().argmax(1) == labels).sum()
+        return loss_sum.detach(), right
 
-    def _forward(self, model: nn.Module, pixels: Tensor) -> Tensor:
+    def _loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum of losses and the number of right answers; with an answer a time step, the model makes both."""
         with torch.autocast(self.worker.device.type, self.amp_dtype, enabled=self.options.amp):
-            return model(pixels).float()
+            if labels.dim() > 1:
+                return model(inputs, labels)
+            logits = model(inputs).float()
+        return F.cross_entropy(logits, labels, reduction="sum"), (logits.detach().argmax(1) == labels).sum()
 
     def _evaluate(self, images: Any, labels: Any) -> tuple[float, float]:
         """Mean loss and share of right answers; every image counts once, whatever the number of processes."""
@@ -178,10 +198,9 @@ class Trainer:
         self.model.eval()
         with torch.no_grad():
             for pixels, answers, _ in self._feed(batches, "evaluating"):
-                logits = self._forward(self.model, pixels)
-                sums[0] += F.cross_entropy(logits, answers, reduction="sum")
-                sums[1] += (logits.argmax(1) == answers).sum()
-        return self._mean(sums, len(labels))
+                loss_sum, right = self._loss(self.model, pixels, answers)
+                sums += torch.stack([loss_sum.double(), right.double()])
+        return self._mean(sums, labels.size)
 
     def _feed(self, batches: TrainingBatches | EvaluationBatches, label: str) -> Iterator[tuple[Tensor, Tensor, int]]:
         device = self.worker.device
@@ -259,7 +278,7 @@ class Trainer:
         best = best_epoch(self.rows)
         weights = self.best_weights if self.folder is None else checkpoint.load(self.folder.best, self.worker.device)
         self.model.load_state_dict(weights)
-        loss, accuracy = self._evaluate(self.data.test_images, self.data.test_labels)
+        loss, accuracy = self._evaluate(self.data.test_inputs, self.data.test_labels)
         result = TrainingResult(
             epochs=len(self.rows),
             best_epoch=best,
@@ -275,17 +294,3 @@ class Trainer:
             del summary["metrics"], summary["folder"]
             self.folder.write_result(summary)
         return result
-
-    @contextlib.contextmanager
-    def _tensorboard(self) -> Iterator[Any]:
-        if not self.options.tensorboard or self.folder is None or self.worker.rank > 0:
-            yield None
-            return
-        from torch.utils.tensorboard import SummaryWriter
-
-        # Points that a resumed run is about to write again are dropped.
-        board = SummaryWriter(str(self.folder.folder / "tensorboard"), purge_step=len(self.rows) + 1)
-        try:
-            yield board
-        finally:
-            board.close()

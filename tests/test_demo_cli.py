@@ -37,6 +37,10 @@ REFUSED = [
     ("--efficient maybe", "--efficient needs True or False, not 'maybe'"),
     ("--model densenet_121", "did you mean densenet121"),
     ("--model densenet121 --growth_rate 8", "leave out --growth_rate"),
+    ("--model resnet55", "did you mean resnet56"),
+    ("--model resnet56 --depth 20", "leave out --depth"),
+    ("--model resnet56 --drop_rate 0.1", "resnet56 has no dropout"),
+    ("--model mobilenet_v2 --opt_memory 3", "the levels are DenseNet's; give efficient=True"),
     ("--framework pytorch", "unknown framework 'pytorch': did you mean torch?"),
     ("--data cifar1O", "did you mean cifar10"),
     ("--data ./no/such/folder", "no/such/folder"),
@@ -136,6 +140,10 @@ def test_what_flags_mean_together() -> None:
     assert (level.policy.efficient, level.policy.opt_memory) == (False, 3)
     named = plan(complete({"model": "densenet121", "drop_rate": 0.1}, DEFAULTS))
     assert (named.config.block_config, named.config.drop_rate) == ((6, 12, 24, 16), 0.1)
+    residual = plan(complete({"model": "resnet56", "efficient": True}, DEFAULTS))
+    assert (residual.config.layers, residual.config.shortcut, residual.policy.efficient) == ((9, 9, 9), "padding", True)
+    assert plan(complete({"model": "mobilenet_v2"}, DEFAULTS)).config.drop_rate == 0.2
+    assert plan(complete({"model": "mobilenet_v2", "drop_rate": 0.0}, DEFAULTS)).config.drop_rate == 0.0
     plain = plan(complete({"bottleneck": False, "depth": 40}, DEFAULTS))
     assert (plain.config.bn_size, plain.config.compression, plain.config.block_config) == (0, 1.0, (12, 12, 12))
 
@@ -238,3 +246,20 @@ def test_paths_of_data_are_kept_whole(tmp_path: Path, monkeypatch: pytest.Monkey
     settings = plan(complete({"data": "mine", "data_dir": "files"}, DEFAULTS)).options.settings()
     assert (settings["data"], settings["data_dir"]) == (str(tmp_path / "mine"), str(tmp_path / "files"))
     assert plan(complete({"data": "digits"}, DEFAULTS)).options.settings()["data"] == "digits"
+
+
+def test_a_launchers_variables_that_make_no_sense(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "first", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    done = run("--data", "digits")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "demo.py: the launcher's variable RANK must be a number, not 'first'\n"
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_data_is_looked_at(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'memory-efficient-zoo[torch]'")
+    done = run("--data", "cifar10", "--data_dir", str(tmp_path), "--download", "False", "--device", "cuda:99")
+    assert done.returncode == 2
+    assert "device=cuda:99" in done.stderr
+    assert "cifar" not in done.stderr
+    assert "Traceback" not in done.stderr

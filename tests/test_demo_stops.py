@@ -127,7 +127,7 @@ def test_a_saved_run_gives_its_model(tmp_path: Path) -> None:
     for epoch, file in (("best", "best.pt"), ("last", "last.pt")):
         model = zoo.load_run(folder, epoch=epoch)
         assert isinstance(model, DenseNet)
-        assert (model.config.block_config, model.config.drop_rate, model.policy.efficient) == ((1, 1, 1), 0.1, True)
+        assert (model.spec.block_config, model.spec.drop_rate, model.policy.efficient) == ((1, 1, 1), 0.1, True)
         saved = torch.load(folder / file, weights_only=True)
         saved = saved.get("model", saved)
         assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
@@ -141,7 +141,7 @@ def test_a_run_without_its_network_says_so(tmp_path: Path) -> None:
 
     with pytest.raises(RunFolderError, match=r"config\.json does not exist"):
         zoo.load_run(tmp_path)
-    for network, words in ((None, "does not say which network"), ({"family": "lstm"}, "no family 'lstm'")):
+    for network, words in ((None, "does not say which network"), ({"family": "gru"}, "no family 'gru'")):
         (tmp_path / "config.json").write_text(json.dumps({"flags": {}, "network": network}))
         with pytest.raises(RunFolderError, match=words):
             zoo.load_run(tmp_path)

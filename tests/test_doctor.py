@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 import zoo
+from kernels import BACKENDS
 from zoo import doctor, frameworks
 from zoo.frameworks import FRAMEWORKS, Framework
 
@@ -31,6 +32,28 @@ def test_a_framework_that_works_is_exercised() -> None:
     assert f"memory-efficient-zoo {zoo.__version__}" in text
     assert "  torch: " in text  # what it says about CUDA
     assert "numpy" in text
+
+
+def test_backends_of_the_kernels_are_run() -> None:
+    for name in BACKENDS:
+        check = doctor.check_kernels(name)
+        assert check.works is not False, check.detail
+        assert check.works or name == "cuda"
+    assert doctor.check_kernels("reference").detail == "the definition, in NumPy alone"
+
+
+def test_a_broken_backend_is_found_by_running_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "FRAMEWORKS", {"absent": ABSENT})
+    monkeypatch.setattr(doctor, "BACKENDS", {"broken": "broken"})
+    text, healthy = doctor.diagnose()
+    assert not healthy
+    assert "  broken       -              BROKEN: ValueError: kernels: unknown backend 'broken'" in text
+
+
+def test_a_backend_that_takes_its_process_down_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, -6)
+    check = doctor.check_kernels("cpu")
+    assert (check.works, check.detail) == (False, "its process was killed by signal 6")
 
 
 def test_a_framework_that_is_not_installed_is_no_fault() -> None:

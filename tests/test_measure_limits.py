@@ -23,13 +23,13 @@ def test_the_smallest_image_size_works_and_a_pixel_less_does_not(
 ) -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'memory-efficient-zoo[torch]'")
     model = zoo.create_model("densenet121", block_config=(1,) * blocks, small_inputs=small_inputs, **TINY)
-    least = model.config.smallest_image_size(batch_size)
+    least = model.spec.smallest_image_size(batch_size)
     assert zoo.measure(model, "torch", batch_size, least).saved_bytes > 0
     if least == 1:
         return
     with pytest.raises(ValueError, match=rf"image_size={least - 1} is too small: .*smallest that works is {least}$"):
         zoo.measure(model, "torch", batch_size, least - 1)
-    monkeypatch.setattr(type(model.config), "smallest_image_size", lambda config, batch_size: 1)
+    monkeypatch.setattr(type(model.spec), "smallest_image_size", lambda config, batch_size: 1)
     with pytest.raises((RuntimeError, ValueError), match=r"too small|more than 1 value"):  # PyTorch's own words
         zoo.measure(model, "torch", batch_size, least - 1)
 

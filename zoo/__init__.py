@@ -9,13 +9,14 @@ Example:
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from zoo import densenet, frameworks
+from zoo import densenet, frameworks, lstm, mobilenet_v2, resnet
 from zoo.choices import unknown
 from zoo.measuring import image_shape_for, measure_or_explain
 from zoo.policy import MemoryPolicy
@@ -24,20 +25,33 @@ from zoo.report import MemoryReport
 __version__ = "0.1.0"
 __all__ = ["MemoryPolicy", "MemoryReport", "create_model", "find_config", "list_models", "load_run", "measure"]
 
-FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType({"densenet": densenet.VARIANTS})
+FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "densenet": densenet.VARIANTS,
+        "resnet": resnet.VARIANTS,
+        "mobilenet_v2": mobilenet_v2.VARIANTS,
+        "lstm": lstm.VARIANTS,
+    }
+)
 
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 
-def list_models(family: str | None = None) -> list[str]:
-    """Names for `create_model`, of one family or all.
+def list_models(pattern: str | None = None) -> list[str]:
+    """Names for `create_model`: of one family, those that a glob such as "densenet_bc*" matches, or all.
 
     Raises:
-        ValueError: no such family, with the nearest.
+        ValueError: no such family, or no name that matches, with the nearest.
     """
-    if family is not None and family not in FAMILIES:
-        raise ValueError(unknown("family", family, FAMILIES))
-    return [name for key, variants in FAMILIES.items() if family in (None, key) for name in variants]
+    names = {name: family for family, variants in FAMILIES.items() for name in variants}
+    if pattern is None or pattern in FAMILIES:
+        return [name for name, family in names.items() if pattern in (None, family)]
+    if not re.search(r"[*?\[]", pattern):
+        raise ValueError(unknown("family", pattern, FAMILIES))
+    found = fnmatch.filter(names, pattern)
+    if not found:
+        raise ValueError(f"no model's name matches {pattern!r}: {unknown('model', pattern.strip('*?'), names)}")
+    return found
 
 
 def find_config(name: str, **config_overrides: Any) -> Any:
@@ -65,6 +79,7 @@ def _published(name: str) -> Any:
 
 def _check_fields(name: str, given: Mapping[str, Any], *kinds: type) -> None:
     valid = [field.name for kind in kinds for field in dataclasses.fields(kind)]
+    valid += ["checkpoint_path", "features_only"] if MemoryPolicy in kinds else []
     for field in given:
         if field not in valid:
             raise TypeError(f"{name}: {unknown('field', field, valid)}")
@@ -77,19 +92,27 @@ def create_model(
     efficient: bool = False,
     keep_bottleneck: bool = False,
     opt_memory: int | None = None,
+    compressed: int | str | None = None,
+    checkpoint_path: str | Path | None = None,
+    features_only: bool = False,
     **config_overrides: Any,
 ) -> Any:
-    """A published network in one framework, with fresh weights: an ordinary model of that framework.
+    """A published network in one framework, an ordinary model of that framework; its weights fresh, or from a file.
 
     Args:
         name: one of `list_models()`.
         framework: where to build it.
-        efficient, keep_bottleneck, opt_memory: see `zoo.policy.MemoryPolicy`.
-        config_overrides: fields of the family's config to change, such as `num_classes`.
+        efficient, keep_bottleneck, opt_memory, compressed: see `zoo.policy.MemoryPolicy`.
+        checkpoint_path: a `.safetensors` file of any framework, or a file of this framework's own kind; a head for
+            another number of classes is left out, and a warning names it.
+        features_only: without the head: gives a list of feature maps, of `.channels`, smaller by `.reductions`.
+        config_overrides: fields of the family's config to change, such as `num_classes` and `in_chans`.
 
     Raises:
-        ValueError: no such model or framework, with the nearest; or values that contradict one another.
+        ValueError: no such model or framework, with the nearest; values that contradict one another; weights that
+            are not this network's; `features_only` of a family without feature maps.
         TypeError: no such field, with the nearest; or a value of the wrong type.
+        FileNotFoundError: no file at `checkpoint_path`.
         ImportError: the framework is not installed; names the extra to install.
 
     Example:
@@ -98,8 +121,17 @@ def create_model(
     frameworks.find(framework)
     _check_fields(name, config_overrides, MemoryPolicy, type(_published(name)))
     config = find_config(name, **config_overrides)
-    policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory)
-    return frameworks.load(framework).build_model(config, policy)
+    policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
+    config.check_policy(policy)
+    if not isinstance(features_only, bool):
+        raise TypeError(f"features_only must be True or False, not {features_only!r}")
+    if checkpoint_path is not None and not Path(checkpoint_path).expanduser().is_file():
+        raise FileNotFoundError(f"checkpoint_path: there is no file {checkpoint_path}")
+    package = frameworks.load(framework)
+    model = package.build_model(config, policy)
+    if checkpoint_path is not None:
+        package.load_weights(model, checkpoint_path)
+    return package.feature_extractor(model) if features_only else model
 
 
 def load_run(folder: str | Path, framework: str = "torch", epoch: str = "best") -> Any:
@@ -158,6 +190,8 @@ def measure(
         _check_size(argument, value, may_be_none=argument == "image_size")
     if not _DEVICE.fullmatch(device):
         raise ValueError(f"measure: device must be cpu, cuda or cuda:<number>, not {device!r}")
+    if flags.get("features_only"):
+        raise TypeError("measure: features_only=True has no loss to measure a training step with")
     if not isinstance(name_or_model, str) and flags:
         given = ", ".join(flags)
         raise TypeError(f"measure: {given} given with a model that is built already: give its name instead")

@@ -10,6 +10,7 @@ import zoo
 from zoo import flags
 from zoo.broken_pipe import give_up_output
 from zoo.choices import unknown
+from zoo.policy import compared_flags
 from zoo.report import format_comparison, format_report
 
 DONE, SOMETHING_BROKEN, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -31,6 +32,7 @@ def measure_command(
     efficient: bool = False,
     keep_bottleneck: bool = False,
     opt_memory: int | None = None,
+    compressed: str | None = None,
     compare: bool = False,
     rows: bool = False,
     batch_size: int = 64,
@@ -45,7 +47,8 @@ def measure_command(
         efficient: exact saving of memory: same numbers, least memory
         keep_bottleneck: with --efficient: more memory, less time
         opt_memory: one of the classic levels 0..4 instead of --efficient
-        compare: measure plain, efficient with keep_bottleneck, and efficient; print ratios
+        compressed: store what is kept in few bits: 1, 2, 4, 8, fixed:3, half; outputs do not change
+        compare: measure plain, efficient with keep_bottleneck, efficient, and (DenseNet) compressed; print ratios
         rows: print what every layer saves, and how
         batch_size: images
         image_size: height and width in pixels
@@ -54,11 +57,16 @@ def measure_command(
     """
     if model is None:
         raise ValueError("name the model to measure, such as densenet_bc_100_12; `zoo list` prints them all")
-    asked: dict[str, object] = {"efficient": efficient, "keep_bottleneck": keep_bottleneck, "opt_memory": opt_memory}
+    asked: dict[str, object] = {
+        "efficient": efficient,
+        "keep_bottleneck": keep_bottleneck,
+        "opt_memory": opt_memory,
+        "compressed": compressed,
+    }
     policies = [asked]
     if compare:
-        policies = [{}, {"efficient": True, "keep_bottleneck": True}, {"efficient": True}]
-        if efficient or keep_bottleneck or opt_memory is not None:
+        policies = compared_flags(zoo.find_config(model))
+        if any(asked.values()) or opt_memory is not None:
             raise ValueError("--compare measures plain and efficient one after the other: give it without memory flags")
     reports = [zoo.measure(model, framework, batch_size, image_size, device, **policy) for policy in policies]
     if compare:
@@ -81,7 +89,13 @@ COMMANDS: Mapping[str, Callable[..., int]] = MappingProxyType(
     {"list": list_command, "measure": measure_command, "doctor": doctor_command}
 )
 DEFAULT_HELP: Mapping[str, str] = MappingProxyType(
-    {"family": "all", "model": "none: it is needed", "opt_memory": "not set", "image_size": "32 or 224"}
+    {
+        "family": "all",
+        "model": "none: it is needed",
+        "opt_memory": "not set",
+        "compressed": "not set",
+        "image_size": "32 or 224",
+    }
 )
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from zoo.data.augment import augment, normalise
-from zoo.data.image_data import ImageData
+from zoo.data.text_data import Data
 
 _SHUFFLE, _AUGMENT, _MODEL = 1, 2, 3
 
@@ -33,7 +32,7 @@ class TrainingBatches:
 
     def __init__(
         self,
-        data: ImageData,
+        data: Data,
         indices: np.ndarray,
         batch_size: int,
         seed: int,
@@ -56,27 +55,32 @@ class TrainingBatches:
             raise IndexError(f"step {step} of {len(self)}")
         chosen = self.order[step * self.batch_size : (step + 1) * self.batch_size]
         rng = np.random.default_rng([_AUGMENT, self.seed, self.epoch, step])
-        images = augment(self.data.train_images[chosen], self.data.augmentation, rng)
+        inputs = self.data.prepare(self.data.train_inputs[chosen], rng)
         mine = slice(self.rank, None, self.world)
-        pixels = normalise(images[mine], self.data.mean, self.data.std)
-        return pixels, self.data.train_labels[chosen[mine]], len(chosen)
+        return inputs[mine], self.data.train_labels[chosen[mine]], len(chosen)
 
 
 class EvaluationBatches:
     """Images in their own order, neither shuffled nor augmented; process `rank` gets every `world`-th batch.
 
     Args:
-        images: uint8 (N, C, H, W).
-        labels: int64 (N,).
-        data: whose mean and standard deviation normalise the images.
+        inputs: of `data`'s kind: images uint8 (N, C, H, W), or windows of a text uint16 (N, T).
+        labels: int64 (N,), or for a text (N, T).
+        data: which prepares them.
         batch_size: images per batch.
         rank, world: this process and how many there are; each image belongs to exactly one.
     """
 
     def __init__(
-        self, images: np.ndarray, labels: np.ndarray, data: ImageData, batch_size: int, rank: int = 0, world: int = 1
+        self,
+        inputs: np.ndarray,
+        labels: np.ndarray,
+        data: Data,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
-        self.images, self.labels, self.data, self.batch_size = images, labels, data, batch_size
+        self.inputs, self.labels, self.data, self.batch_size = inputs, labels, data, batch_size
         self.starts = range(0, len(labels), batch_size)[rank::world]
 
     def __len__(self) -> int:
@@ -87,4 +91,4 @@ class EvaluationBatches:
         start = self.starts[position]
         part = slice(start, start + self.batch_size)
         labels = self.labels[part]
-        return normalise(self.images[part], self.data.mean, self.data.std), labels, len(labels)
+        return self.data.prepare(self.inputs[part]), labels, len(labels)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_LISTED = 60
+
 
 def unknown(kind: str, came: object, valid: Iterable[str]) -> str:
     """A message such as "unknown model 'densenet_121': did you mean densenet121?".
@@ -16,8 +18,10 @@ def unknown(kind: str, came: object, valid: Iterable[str]) -> str:
     names = list(valid)
     plain = {_plain(name): name for name in names}
     close = [plain[key] for key in difflib.get_close_matches(_plain(str(came)), plain, n=3, cutoff=0.5)]
-    hint = f": did you mean {' or '.join(close)}? Known: " if close else "; known: "
-    return f"unknown {kind} {came!r}{hint}{', '.join(names)}"
+    hint = f": did you mean {' or '.join(close)}?" if close else ""
+    if len(names) > MOST_LISTED:
+        return f"unknown {kind} {came!r}{hint or f'; there are {len(names)}, such as {names[0]} and {names[1]}'}"
+    return f"unknown {kind} {came!r}{f'{hint} Known: ' if hint else '; known: '}{', '.join(names)}"
 
 
 def _plain(name: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import ClassVar
 
 from zoo.field_checks import (
     MOST_LAYERS,
@@ -19,6 +20,7 @@ from zoo.field_checks import (
     check_parameters,
     check_switch,
 )
+from zoo.policy import MemoryPolicy
 
 NORM_EPSILON: Mapping[str, float] = MappingProxyType({"torchvision": 1e-5, "keras": 1.001e-5})
 
@@ -37,6 +39,7 @@ class DenseNetConfig:
         num_classes: outputs of the classifier.
         small_inputs: True = the CIFAR stem (one 3x3 convolution), False = the ImageNet stem (7x7, pool).
         flavour: "torchvision" or "keras": which published network's constants (the norm's epsilon) are used.
+        in_chans: channels of the images.
 
     Raises:
         TypeError, ValueError: naming the field, what came and what is needed.
@@ -55,14 +58,17 @@ class DenseNetConfig:
     num_classes: int = 10
     small_inputs: bool = True
     flavour: str = "torchvision"
+    in_chans: int = 3
+    head: ClassVar[str] = "classifier"  # the module whose first size is the number of classes
 
     def __post_init__(self) -> None:
         layers = check_integers("block_config", self.block_config, 1, (16, 16, 16))
         object.__setattr__(self, "block_config", layers)
         if sum(layers) > MOST_LAYERS:
             raise ValueError(f"block_config must hold at most {MOST_LAYERS} layers together, not {sum(layers)}")
-        for name, minimum in (("growth_rate", 1), ("num_init_features", 1), ("bn_size", 0), ("num_classes", 1)):
-            object.__setattr__(self, name, check_integer(name, getattr(self, name), minimum))
+        for name in ("growth_rate", "num_init_features", "bn_size", "num_classes", "in_chans"):
+            least = 0 if name == "bn_size" else 1
+            object.__setattr__(self, name, check_integer(name, getattr(self, name), least))
         check_switch("small_inputs", self.small_inputs)
         check_number("compression", self.compression)
         if not 0 < self.compression <= 1:
@@ -114,7 +120,7 @@ class DenseNetConfig:
             >>> DenseNetConfig.from_depth(100, growth_rate=12).count_parameters()
             769162
         """
-        total = 3 * self.num_init_features * (9 if self.small_inputs else 49)
+        total = self.in_chans * self.num_init_features * (9 if self.small_inputs else 49)
         total += 0 if self.small_inputs else 2 * self.num_init_features
         channels, k = self.num_init_features, self.growth_rate
         for index, layers in enumerate(self.block_config):
@@ -153,6 +159,9 @@ class DenseNetConfig:
         """
         after_stem = (1 if batch_size > 1 else 2) << (len(self.block_config) - 1)
         return after_stem if self.small_inputs else 4 * after_stem - 3
+
+    def check_policy(self, policy: MemoryPolicy) -> None:
+        """Pass: a DenseNet is built with every policy."""
 
     def in_words(self) -> str:
         """The shape of the network, on a line."""

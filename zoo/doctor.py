@@ -10,8 +10,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from kernels import BACKENDS, self_test
 from zoo import FAMILIES, __version__, find_config, frameworks, list_models
 from zoo.frameworks import FRAMEWORKS, Framework
 from zoo.policy import MemoryPolicy
@@ -25,12 +27,12 @@ _GIB = 2**30
 
 @dataclass(frozen=True)
 class Check:
-    """How one framework does here.
+    """How one framework or one backend of the kernels does here.
 
     Args:
-        name: the framework.
+        name: the framework, or the backend of the kernels.
         version: installed version; None = not installed, or unknown.
-        works: True = a training step ran; False = installed and broken; None = not installed.
+        works: True = a training step, or the kernels, ran; False = installed and broken; None = not installed.
         detail: what was measured, or why not and what to do.
         cuda: why its GPU cannot be used; None = it can, or nobody could ask.
         asked_cuda: whether the framework was able to say.
@@ -46,21 +48,26 @@ class Check:
 
 def diagnose() -> tuple[str, bool]:
     """The report as text, and False if something that is installed does not work. Takes seconds per framework."""
-    checks = [check(row) for row in FRAMEWORKS.values()]
+    checks, backends = [check(row) for row in FRAMEWORKS.values()], [check_kernels(name) for name in BACKENDS]
     lines = [
         f"memory-efficient-zoo {__version__}",
         *_machine(),
         "",
         "Frameworks (one training step each, plain and efficient)",
     ]
-    words = {True: "works", False: "BROKEN", None: "absent"}
-    lines += [f"  {one.name:<12} {one.version or '-':<14} {words[one.works]}: {one.detail}" for one in checks]
+    lines += [_line(one) for one in checks]
+    lines += ["", "Kernels (a few of each backend beside the definition)", *(_line(one) for one in backends)]
     lines += ["", "GPU", *_gpu(checks), "", "Packages"]
     lines += [f"  {name:<14} {found or 'absent'}" for name, found in _packages().items()]
     lines += ["", "Models", *(f"  {family}: {', '.join(list_models(family))}" for family in FAMILIES)]
     if all(one.works is None for one in checks):
         lines += ["", "No framework is installed: models can be listed, not built. " + checks[0].detail]
-    return "\n".join(lines), all(one.works is not False for one in checks)
+    return "\n".join(lines), all(one.works is not False for one in (*checks, *backends))
+
+
+def _line(one: Check) -> str:
+    words = {True: "works", False: "BROKEN", None: "absent"}
+    return f"  {one.name:<12} {one.version or '-':<14} {words[one.works]}: {one.detail}"
 
 
 def check(row: Framework, timeout_seconds: float = EXERCISE_SECONDS) -> Check:
@@ -69,22 +76,38 @@ def check(row: Framework, timeout_seconds: float = EXERCISE_SECONDS) -> Check:
     missing = frameworks.why_missing(row)
     if missing:
         return Check(row.name, version, None, missing)
-    command = [sys.executable, "-c", f"from zoo.doctor import _exercise_here; _exercise_here({row.name!r})"]
+    found = _answer(f"_exercise_here({row.name!r})", "a tiny training step", timeout_seconds)
+    if isinstance(found, str):
+        return Check(row.name, version, False, found)
+    plain, efficient = found["plain_bytes"], found["efficient_bytes"]
+    detail = f"saved {efficient} bytes efficient, {plain} plain"
+    if efficient >= plain:
+        return Check(row.name, version, False, f"efficient=True saves nothing ({detail})", found["cuda"], True)
+    return Check(row.name, version, True, detail, found["cuda"], True)
+
+
+def check_kernels(backend: str, timeout_seconds: float = EXERCISE_SECONDS) -> Check:
+    """Run a few kernels of a backend in a process of its own, beside `kernels.reference`."""
+    found = _answer(f"_run_kernels_here({backend!r})", "a few kernels", timeout_seconds)
+    if isinstance(found, str):
+        return Check(backend, None, False, found)
+    return Check(backend, found["version"], found["works"], found["detail"])
+
+
+def _answer(call: str, what: str, timeout_seconds: float) -> dict[str, Any] | str:
+    """What a function of this module wrote in a process of its own; why there is no answer."""
+    command = [sys.executable, "-c", f"from zoo import doctor; doctor.{call}"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     try:
         child = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=timeout_seconds, stdin=subprocess.DEVNULL
         )
     except subprocess.TimeoutExpired:
-        return Check(row.name, version, False, f"no answer to a tiny training step within {timeout_seconds:g} s")
+        return f"no answer to {what} within {timeout_seconds:g} s"
     if child.returncode != 0:
-        return Check(row.name, version, False, _last_words(child))
-    found = json.loads(child.stdout.splitlines()[-1])
-    plain, efficient = found["plain_bytes"], found["efficient_bytes"]
-    detail = f"saved {efficient} bytes efficient, {plain} plain"
-    if efficient >= plain:
-        return Check(row.name, version, False, f"efficient=True saves nothing ({detail})", found["cuda"], True)
-    return Check(row.name, version, True, detail, found["cuda"], True)
+        return _last_words(child)
+    answer: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
+    return answer
 
 
 def exercise(framework: str) -> dict[str, int | str | None]:
@@ -108,6 +131,11 @@ def exercise(framework: str) -> dict[str, int | str | None]:
 
 def _exercise_here(framework: str) -> None:
     found = json.dumps(exercise(framework))
+    sys.stdout.write(f"\n{found}\n")
+
+
+def _run_kernels_here(backend: str) -> None:
+    found = json.dumps(asdict(self_test.state_of(backend)))
     sys.stdout.write(f"\n{found}\n")
 
 

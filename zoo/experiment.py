@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 
 import zoo.data
-from zoo import FAMILIES, find_config, frameworks
+from zoo import find_config, frameworks, list_models
 from zoo.choices import unknown
 from zoo.data.image_data import ImageData
+from zoo.data.text_data import Data, TextData, is_text, with_whole_path
 from zoo.densenet import DenseNetConfig
 from zoo.flags import Value
+from zoo.launch import Launch
+from zoo.lstm import FAMILY_DEFAULTS, LSTMConfig
 from zoo.options import TrainingOptions
 from zoo.policy import MemoryPolicy
 from zoo.run_folder import check_save_folder, read_flags
@@ -34,7 +37,9 @@ DEFAULTS_IN_WORDS: Mapping[str, object] = MappingProxyType(
         "save": "nothing is saved",
         "compression": "0.5 with bottlenecks, else 1",
         "bn_size": "4 with bottlenecks",
+        "drop_rate": "as published: 0, of MobileNetV2 0.2",
         "opt_memory": "not used",
+        "compressed": "not used",
         "valid_size": f"{VALID_SIZE}, or a tenth of the training images if that is less",
     }
 )
@@ -59,7 +64,7 @@ class Experiment:
     Args:
         framework: a name from `zoo.frameworks`.
         data, data_dir, download: what `zoo.data.load` takes.
-        config: the network (its number of classes is the data's, once that is read).
+        config: the network, of any family (its number of classes is the data's, once that is read).
         policy: what the network keeps for its backward pass.
         options: how it is trained.
         compare: measure a step of the plain and the efficient network at the end.
@@ -69,42 +74,49 @@ class Experiment:
     data: str
     data_dir: str
     download: bool
-    config: DenseNetConfig
+    config: Any
     policy: MemoryPolicy
     options: TrainingOptions
     compare: bool
 
-    def load_data(self) -> ImageData:
-        """The images, in colour: the networks read three channels.
+    def load_data(self) -> Data:
+        """The images, in colour for networks that read three channels; or the text.
 
         Raises:
             OSError, ValueError, ImportError: as `zoo.data.load`.
         """
-        return in_colour(zoo.data.load(self.data, self.data_dir, download=self.download))
+        data = zoo.data.load(self.data, self.data_dir, download=self.download)
+        return data if isinstance(data, TextData) or isinstance(self.config, LSTMConfig) else in_colour(data)
 
-    def with_data(self, data: ImageData, valid_size: int | None) -> Experiment:
+    def with_data(self, data: Data, valid_size: int | None) -> Experiment:
         """This experiment with what only the data tells: classes, and how many images to hold back if not given.
 
         Raises:
             ValueError: more validation images are asked for than there are.
         """
         if valid_size is None:
-            valid_size = min(VALID_SIZE, len(data.train_images) // VALID_SHARE)
+            valid_size = min(VALID_SIZE, len(data.train_inputs) // VALID_SHARE)
         data.split(valid_size, self.options.seed)
         description = {**self.options.description, "num_classes": len(data.classes)}
         options = dataclasses.replace(self.options, valid_size=valid_size, description=description)
-        return dataclasses.replace(
-            self, options=options, config=dataclasses.replace(self.config, num_classes=len(data.classes))
-        )
+        config = dataclasses.replace(self.config, num_classes=len(data.classes))
+        if isinstance(config, LSTMConfig):
+            config = config.reading(data.train_inputs.shape[1:])
+        return dataclasses.replace(self, options=options, config=config)
 
 
 def complete(given: Mapping[str, Value], defaults: Mapping[str, Value]) -> dict[str, Value]:
     """Every flag's value: as given, else as the resumed run had it, else the default (`WITHOUT_DATA` where it applies).
 
+    A run that its launcher has started again is resumed, whatever its flags say.
+
     Raises:
         zoo.run_folder.RunFolderError: there is no run to resume.
     """
     filled: dict[str, Value] = dict(defaults)
+    save = given.get("save")
+    if Launch.from_environment().goes_on(str(save) if save else None):
+        given = {**given, "resume": True}
     if given.get("resume") and given.get("save"):
         saved = read_flags(str(given["save"]))
         filled |= {name: saved[name] for name in defaults if name in saved and name not in ("save", "resume")}  # type: ignore[misc]
@@ -114,8 +126,8 @@ def complete(given: Mapping[str, Value], defaults: Mapping[str, Value]) -> dict[
             filled["depth"] = None
     # One way to save memory that is given clears the other one, where that is only a default or a resumed run's.
     if given.get("opt_memory") is not None:
-        filled |= {"efficient": False, "keep_bottleneck": False}
-    elif given.get("efficient") or given.get("keep_bottleneck"):
+        filled |= {"efficient": False, "keep_bottleneck": False, "compressed": None}
+    elif any(given.get(name) for name in ("efficient", "keep_bottleneck", "compressed")):
         filled["opt_memory"] = None
     if given.get("efficient") is False:
         filled["keep_bottleneck"] = False
@@ -132,7 +144,8 @@ def plan(flags: Mapping[str, Any]) -> Experiment:
     """
     framework = frameworks.find(flags["framework"])
     config = find_network(flags)
-    policy = MemoryPolicy(flags["efficient"], flags["keep_bottleneck"], flags["opt_memory"])
+    policy = MemoryPolicy(flags["efficient"], flags["keep_bottleneck"], flags["opt_memory"], flags["compressed"])
+    config.check_policy(policy)
     chosen = {field.name: flags[field.name] for field in dataclasses.fields(TrainingOptions) if field.name in flags}
     if chosen["valid_size"] is None:
         del chosen["valid_size"]
@@ -148,15 +161,21 @@ def plan(flags: Mapping[str, Any]) -> Experiment:
         _require("tensorboard", "--tensorboard True", "tensorboard")
     if options.save is not None:
         _require("matplotlib", "--save (it draws the run)", "'memory-efficient-zoo[demo]'")
-        check_save_folder(options.save, options.resume, flags)
+        if Launch.from_environment().is_first:  # which makes the folder, perhaps before another process gets here
+            check_save_folder(options.save, options.resume, flags)
     asked = {name: flags[name] for name in ("framework", "data", "data_dir", "download", "compare")}
     return Experiment(config=config, policy=policy, options=options, **asked)
 
 
 def _with_whole_paths(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The flags with absolute paths of the data: a saved run can be resumed from another folder."""
-    paths = ["data_dir"] if flags["data"] in zoo.data.DATASETS else ["data_dir", "data"]
-    return {**flags, **{name: str(Path(flags[name]).expanduser().absolute()) for name in paths}}
+    whole = {name: str(Path(flags[name]).expanduser().absolute()) for name in ("data_dir", "data")}
+    data = flags["data"]
+    if is_text(data):
+        whole["data"] = with_whole_path(data)
+    elif data in zoo.data.DATASETS:
+        whole["data"] = data
+    return {**flags, **whole}
 
 
 def _require(module: str, what: str, install: str) -> None:
@@ -179,25 +198,41 @@ def in_colour(data: ImageData) -> ImageData:
     return dataclasses.replace(data, train_images=train, test_images=test, mean=data.mean * 3, std=data.std * 3)
 
 
-def find_network(flags: Mapping[str, Any]) -> DenseNetConfig:
-    """The network that `model` and the flags of its shape describe.
+def find_network(flags: Mapping[str, Any]) -> Any:
+    """The config of the network that `model` and the flags of its shape describe.
 
     Raises:
         ValueError, TypeError: no such model, a shape that cannot be, or one given beside a name that fixes it.
     """
     model, given = flags["model"], {name: flags[name] for name in SHAPE_FLAGS if flags[name] is not None}
+    drop_rate = {} if flags["drop_rate"] is None else {"drop_rate": flags["drop_rate"]}
     if model == FAMILY:
-        shape = {**SHAPE_DEFAULTS, **given, "drop_rate": flags["drop_rate"]}
+        shape = {**SHAPE_DEFAULTS, **given, **drop_rate}
         if not shape["bottleneck"] and shape.get("bn_size"):
             raise ValueError(f"bottleneck=False and bn_size={shape['bn_size']} contradict one another: leave one out")
         if shape["bottleneck"] and shape.get("bn_size") == 0:
             raise ValueError("bn_size=0 means no bottleneck: give --bottleneck False instead")
+        _check_reads(None, model, flags["data"])
         return DenseNetConfig.from_depth(shape.pop("depth"), shape.pop("growth_rate"), **shape)
-    names = [FAMILY, *FAMILIES[FAMILY]]
+    if model == "lstm":
+        model = FAMILY_DEFAULTS["tokens" if is_text(flags["data"]) else "rows"]
+    names = [FAMILY, "lstm", *list_models()]
     if model not in names:
         raise ValueError(unknown("model", model, names))
     if given:
         fixed = ", ".join(f"--{name}" for name in given)
         raise ValueError(f"--model {model} has its shape by its name: leave out {fixed}, or use --model {FAMILY}")
-    config: DenseNetConfig = find_config(model, drop_rate=flags["drop_rate"])
-    return config
+    config = find_config(model)
+    _check_reads(config, flags["model"], flags["data"])
+    if drop_rate and not hasattr(config, "drop_rate"):
+        raise ValueError(f"--model {model} has no dropout: leave out --drop_rate")
+    return dataclasses.replace(config, **drop_rate)
+
+
+def _check_reads(config: Any, model: str, data: str) -> None:
+    """Refuse a network of images with a text, and one of texts with images."""
+    reads_text = getattr(config, "is_language_model", False)
+    if is_text(data) and not reads_text:
+        raise ValueError(f"--model {model} reads images, --data {data} is a text: give --model lstm")
+    if reads_text and not is_text(data):
+        raise ValueError(f"--model {model} reads texts: give --data text, or text:<file>, instead of --data {data}")

@@ -35,30 +35,43 @@ def measure_or_explain(package: ModuleType, model: Any, shape: tuple[int, ...], 
     )
 
 
-def image_shape_for(model: Any, image_size: int | None, batch_size: int) -> tuple[int, int, int, int]:
+def image_shape_for(model: Any, image_size: int | None, batch_size: int) -> tuple[int, ...]:
     """The shape of the images to measure with: of the size asked for, else of what the network was published for.
 
     Raises:
         ValueError: too small for the network, with the smallest that works; too large for any machine; unknown.
     """
-    config = getattr(model, "config", None)
+    spec = getattr(model, "spec", None)
+    if getattr(spec, "is_language_model", False):
+        return _tokens_shape(spec, image_size, batch_size)
     size = image_size
     if size is None:
-        size = getattr(config, "image_size", None)
+        size = getattr(spec, "image_size", None)
         if size is None:
             kind = type(model).__name__
-            raise ValueError(f"measure: {kind} has no config that tells its image size: give image_size=<pixels>")
-    smallest = getattr(config, "smallest_image_size", None)
+            raise ValueError(f"measure: {kind} has no spec that tells its image size: give image_size=<pixels>")
+    smallest = getattr(spec, "smallest_image_size", None)
     least = 1 if smallest is None else smallest(batch_size)
     if size < least:
         raise ValueError(
             f"measure: image_size={size} is too small: this network halves it until nothing is left; "
             f"with batch_size={batch_size} the smallest that works is {least}"
         )
-    channels = getattr(config, "in_chans", IMAGE_CHANNELS)
+    channels = getattr(spec, "in_chans", IMAGE_CHANNELS)
     if batch_size * channels * size**2 > MOST_INPUT_VALUES:
         raise ValueError(
             f"measure: batch_size={batch_size} images of {size} x {size} pixels are more than any machine holds: "
             "give a smaller batch_size or image_size"
         )
     return batch_size, channels, size, size
+
+
+def _tokens_shape(spec: Any, image_size: int | None, batch_size: int) -> tuple[int, ...]:
+    from zoo.lstm import TOKENS
+
+    if image_size is not None:
+        raise ValueError(f"measure: image_size={image_size}: a language model reads no images: leave it out")
+    if batch_size * TOKENS > MOST_INPUT_VALUES:
+        raise ValueError(f"measure: batch_size={batch_size} texts are more than any machine holds: give a smaller one")
+    shape: tuple[int, ...] = spec.sequence_shape(TOKENS, batch_size)
+    return shape

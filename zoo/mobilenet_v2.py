@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from zoo.field_checks import check_choice, check_integer, check_number, check_parameters
+from zoo.policy import MemoryPolicy
 
 # Table 2: expansion, channels, blocks, stride of the first block.
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -67,6 +68,7 @@ class MobileNetV2Config:
     in_chans: int = 3
     drop_rate: float = 0.2
     flavour: str = "torchvision"
+    head: ClassVar[str] = "classifier.1"  # the module whose first size is the number of classes
 
     def __post_init__(self) -> None:
         check_number("width_mult", self.width_mult)
@@ -116,6 +118,14 @@ class MobileNetV2Config:
         A single image needs two at the end, because a norm cannot train on one value per channel.
         """
         return 1 if batch_size > 1 else 1 + (1 << HALVINGS)
+
+    def check_policy(self, policy: MemoryPolicy) -> None:
+        """Pass what this family is built with.
+
+        Raises:
+            ValueError: see `MemoryPolicy.refuse_what_is_densenets`.
+        """
+        policy.refuse_what_is_densenets("MobileNetV2")
 
     def in_words(self) -> str:
         """The shape of the network, on a line."""

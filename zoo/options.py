@@ -31,6 +31,7 @@ class TrainingOptions:
         seed: every random draw derives from (seed, epoch, step).
         device: "auto" (every visible GPU, else the CPU), "cpu", "cuda" (every visible GPU) or one GPU as "cuda:1".
         amp: mixed precision: bfloat16, or float16 with loss scaling on a GPU without bfloat16.
+        sync_batchnorm: several processes normalise with the joint batch's statistics, not each with its own images'.
         num_workers: processes that prepare batches; 0 = none. The numbers are the same.
         save: folder of the run (checkpoints, metrics.csv, config.json); None = nothing is written.
         resume: go on with the run in `save`.
@@ -56,6 +57,7 @@ class TrainingOptions:
     seed: int = 0
     device: str = "auto"
     amp: bool = False
+    sync_batchnorm: bool = False
     num_workers: int = 0
     save: str | None = None
     resume: bool = False
@@ -74,7 +76,7 @@ class TrainingOptions:
             raise ValueError("lr must be above 0, not 0")
         if self.momentum >= 1:
             raise ValueError(f"momentum must be in [0, 1), not {self.momentum}")
-        for name in ("amp", "resume", "progress", "tensorboard"):
+        for name in ("amp", "sync_batchnorm", "resume", "progress", "tensorboard"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, not {getattr(self, name)!r}")
         if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kernels.codecs import Codec
@@ -86,16 +89,21 @@ class MemoryPolicy:
         """How kept values are stored, or None as they are."""
         return None if self.compressed is None else _norm_codec(self.compressed)
 
-    def refuse_levels(self, family: str) -> None:
-        """For families other than DenseNet, whose levels the classic ones are.
+    def refuse_what_is_densenets(self, family: str) -> None:
+        """For families that are built without the classic levels and without codes.
 
         Raises:
-            ValueError: a level was given.
+            ValueError: a level, or compression, was asked for.
         """
         if self.opt_memory is not None:
             raise ValueError(
                 f"opt_memory={self.opt_memory}: the levels are DenseNet's; give efficient=True (least memory), "
                 f"or efficient=True, keep_bottleneck=True (only elementwise work is done again) for {family}"
+            )
+        if self.compressed is not None:
+            raise ValueError(
+                f"compressed={self.compressed!r}: {family} keeps no codes, DenseNet does; give efficient=True for "
+                f"{family}"
             )
 
     @property
@@ -126,6 +134,31 @@ class MemoryPolicy:
     @property
     def _saves(self) -> bool:
         return self.efficient or self.compressed is not None
+
+
+# The flags that a comparison measures beside one another.
+COMPARED: tuple[Mapping[str, Any], ...] = (
+    MappingProxyType({}),
+    MappingProxyType({"efficient": True, "keep_bottleneck": True}),
+    MappingProxyType({"efficient": True}),
+    MappingProxyType({"efficient": True, "compressed": 2}),
+)
+
+
+def compared_flags(config: Any) -> list[dict[str, Any]]:
+    """Those of `COMPARED` that the family of a config is built with.
+
+    Example:
+        >>> from zoo.lstm import LSTMConfig
+        >>> compared_flags(LSTMConfig())
+        [{}, {'efficient': True}]
+    """
+    found = []
+    for flags in COMPARED:
+        with contextlib.suppress(ValueError):
+            config.check_policy(MemoryPolicy(**flags))
+            found.append(dict(flags))
+    return found
 
 
 def _norm_codec(text: int | str) -> Codec:

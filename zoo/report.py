@@ -44,6 +44,7 @@ class MemoryReport:
         model_bytes: parameters and buffers.
         step_seconds: time of one step, the median of several; None = not measured.
         rows: saved bytes layer by layer; may be empty.
+        ran_on: what ran the parts that save memory, in words ("numba kernels"); "" where nothing of the kind ran.
 
     Raises:
         ValueError: a negative number of bytes, or parts that do not add up to the peak within 5 %.
@@ -60,6 +61,7 @@ class MemoryReport:
     model_bytes: int
     step_seconds: float | None = None
     rows: tuple[LayerRow, ...] = field(default=())
+    ran_on: str = ""
 
     def __post_init__(self) -> None:
         for name in ("saved_bytes", "peak_bytes", "model_bytes"):
@@ -88,6 +90,8 @@ def format_report(report: MemoryReport, rows: bool = True) -> str:
     lines += ["", f"{saved} (the parts above are those of the moment of the peak)"]
     if report.step_seconds is not None:
         lines.append(f"median time of a step: {_seconds(report.step_seconds)} s")
+    if report.ran_on:
+        lines.append(f"norms, masks and codes ran on: {report.ran_on}")
     if rows and report.rows:
         layers = [(row.name, _mib(row.saved_bytes), row.kept) for row in report.rows]
         lines += ["", *_table(("layer", "saved MiB", "kept"), layers, left={0, 2})]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from zoo.field_checks import (
     MOST_LAYERS,
@@ -20,6 +20,7 @@ from zoo.field_checks import (
     check_parameters,
     check_switch,
 )
+from zoo.policy import MemoryPolicy
 
 BLOCKS: Mapping[str, int] = MappingProxyType({"basic": 1, "bottleneck": 4})  # output channels per inner channel
 NORM_EPSILON: Mapping[str, float] = MappingProxyType({"torchvision": 1e-5, "keras": 1.001e-5})
@@ -80,6 +81,7 @@ class ResNetConfig:
     pre_activation: bool = False
     shortcut: str = "projection"
     flavour: str = "torchvision"
+    head: ClassVar[str] = "fc"  # the module whose first size is the number of classes
 
     def __post_init__(self) -> None:
         check_choice("block", self.block, BLOCKS)
@@ -99,8 +101,8 @@ class ResNetConfig:
         if self.flavour == "keras" and (self.block == "basic" or self.small_inputs or self.pre_activation):
             raise ValueError("flavour='keras' is of the ImageNet bottleneck networks: 50, 101 and 152 layers")
         for shape in self.blocks():
-            if shape.inner_channels < 1 or shape.inner_channels % self.groups:
-                raise ValueError(f"groups={self.groups} does not divide a bottleneck's {shape.inner_channels} channels")
+            if shape.inner_channels < 1:
+                raise ValueError(f"width_per_group={self.width_per_group} leaves no channel of width {self.width}")
         lower = "width, layers, width_per_group, groups or num_classes"
         check_parameters("ResNet", self.count_parameters(), lower)
 
@@ -168,6 +170,14 @@ class ResNetConfig:
         """
         halvings = len(self.layers) - 1 + (0 if self.small_inputs else 2)
         return 1 if batch_size > 1 else 1 + (1 << halvings)
+
+    def check_policy(self, policy: MemoryPolicy) -> None:
+        """Pass what this family is built with.
+
+        Raises:
+            ValueError: see `MemoryPolicy.refuse_what_is_densenets`.
+        """
+        policy.refuse_what_is_densenets("ResNet")
 
     def in_words(self) -> str:
         """The shape of the network, on a line."""

@@ -192,7 +192,8 @@ class RunFolder:
     def write_metrics(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Write metrics.csv whole: a row per finished epoch (None = an empty field)."""
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, METRICS_COLUMNS, lineterminator="\n")
+        extra = [name for name in (rows[0] if rows else {}) if name not in METRICS_COLUMNS]
+        writer = csv.DictWriter(text, (*METRICS_COLUMNS, *extra), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         with atomic_write(self.folder / METRICS) as file:
@@ -226,6 +227,20 @@ def best_epoch(rows: list[Row]) -> int:
         return cast(float, accuracy), -cast(float, loss) if known else -math.inf
 
     return 1 + max(range(len(rows)), key=rank)
+
+
+def bits_per_character(row: Row) -> Row:
+    """Columns that a run on a text has besides: its losses in bits instead of nats.
+
+    Example:
+        >>> bits_per_character({"train_loss": math.log(8), "valid_loss": None})
+        {'train_bits_per_character': 3.0, 'valid_bits_per_character': None}
+    """
+    return {
+        f"{part}_bits_per_character": None if loss is None else loss / math.log(2)
+        for part in ("train", "valid")
+        for loss in [row[f"{part}_loss"]]
+    }
 
 
 def versions() -> dict[str, str]:

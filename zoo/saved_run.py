@@ -10,10 +10,16 @@ from typing import Any
 
 import zoo.frameworks
 from zoo.densenet import DenseNetConfig
+from zoo.lstm import LSTMConfig
+from zoo.mobilenet_v2 import MobileNetV2Config
+from zoo.options import TrainingError
 from zoo.policy import MemoryPolicy
+from zoo.resnet import ResNetConfig
 from zoo.run_folder import CONFIG, RunFolder, RunFolderError, read_config
 
-CONFIGS: Mapping[str, type] = MappingProxyType({"densenet": DenseNetConfig})
+CONFIGS: Mapping[str, type] = MappingProxyType(
+    {"densenet": DenseNetConfig, "resnet": ResNetConfig, "mobilenet_v2": MobileNetV2Config, "lstm": LSTMConfig}
+)
 EPOCHS = ("best", "last")
 
 
@@ -58,7 +64,13 @@ def load_run(folder: str | Path, framework: str, epoch: str) -> Any:
     package = zoo.frameworks.load(framework)
     model = package.build_model(config, _policy(flags))
     run = RunFolder(place, zoo.frameworks.find(framework).checkpoint_suffix)
-    package.load_weights(model, run.best if epoch == "best" else run.last)
+    weights = run.best if epoch == "best" else run.last
+    try:
+        package.load_weights(model, weights, resize_head=False)
+    except FileNotFoundError:
+        raise TrainingError(f"{weights} cannot be read as a checkpoint: there is no such file") from None
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
     return model
 
 

@@ -11,6 +11,7 @@ from pytorch_models.saving.eligibility import (
     warn_plain,
     why_block_is_plain,
     why_chain_is_plain,
+    why_containers_are_needed,
     why_norm_act_is_plain,
 )
 from pytorch_models.saving.keeping import InputKeeping
@@ -33,5 +34,6 @@ __all__ = [
     "warn_plain",
     "why_block_is_plain",
     "why_chain_is_plain",
+    "why_containers_are_needed",
     "why_norm_act_is_plain",
 ]

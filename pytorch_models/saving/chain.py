@@ -14,9 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pytorch_models.saving.chain_backward import ChainBackward, SavedChain
+from pytorch_models.saving.chain_backward import ChainBackward
 from pytorch_models.saving.chain_call import ChainCall, Step, read_chain
-from pytorch_models.saving.eligibility import graph_is_being_exported, warn_plain, why_chain_is_plain
+from pytorch_models.saving.chain_saved import SavedChain
+from pytorch_models.saving.eligibility import (
+    graph_is_being_exported,
+    warn_plain,
+    why_call_is_plain,
+    why_chain_is_plain,
+)
 from pytorch_models.saving.norm import Affine, affine
 from pytorch_models.saving.passes import normalise_into
 from pytorch_models.saving.statistics import take_statistics
@@ -65,7 +71,7 @@ def chain(
         steps: see `chain_call.Step`.
         shortcut: added to the last convolution's outputs or, where the last step has none, before its activation
             (ReLU, ReLU6, Identity, or LeakyReLU with a positive slope); may be `inputs` itself.
-        owner: the module the steps belong to: modules between it and them must have no hooks either.
+        owner: the module the steps belong to, for what a warning says; see also `why_containers_are_needed`.
         channels_last: lay the first convolution's outputs out so; faster on a CPU.
 
     Returns:
@@ -75,7 +81,7 @@ def chain(
         ValueError: inputs that a norm refuses, or a single value per channel in training.
         RuntimeError: in the backward pass, when gradients of gradients are asked for.
     """
-    reason = why_chain_is_plain(steps, owner, shortcut is not None)
+    reason = why_call_is_plain() or why_chain_is_plain(steps, owner, shortcut is not None)
     if reason is not None:
         what = "norm+activation+convolution" if owner is None else type(owner).__name__
         warn_plain(what, reason)

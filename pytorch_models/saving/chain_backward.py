@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pytorch_models.saving.chain_call import ChainCall
+from pytorch_models.saving.chain_saved import SavedChain
+from pytorch_models.saving.gradient_tiles import FinishedTiles, InDtype
 from pytorch_models.saving.norm import Affine, affine
-from pytorch_models.saving.passes import NormGradient, activate_into, finish_into, normalise_into
+from pytorch_models.saving.passes import NormGradient, activate_into, normalise_into
 from pytorch_models.saving.pointwise_tail import PointwiseTail, pays, replace_convolution
-from pytorch_models.saving.statistics import Statistics
 from pytorch_models.saving.tiles import (
     Workspace,
     as_images,
@@ -23,65 +23,6 @@ from pytorch_models.saving.tiles import (
 )
 from pytorch_models.saving.unit_call import Unit
 from pytorch_models.saving.units import ReadInTiles, RebuiltTiles, UnitBackward, forward_unit
-
-
-class SavedChain:
-    """What a chain keeps, by unit; everything passes through `save_for_backward`.
-
-    Hooks, version checks and memory trackers so see each tensor.
-    """
-
-    def __init__(self, units: int) -> None:
-        self.values: list[Tensor | None] = [None] * units
-        self.statistics: list[Statistics | None] = [None] * units
-        self.has_outputs = False
-        self.outputs: Tensor | None = None
-        self.parameters: tuple[Tensor | None, ...] = ()
-
-    def store(self, ctx: Any, outputs: Tensor | None, parameters: tuple[Tensor | None, ...]) -> None:
-        """Hand everything to autograd; which positions hold statistics stays on `ctx`."""
-        ctx.has_statistics = tuple(statistics is not None for statistics in self.statistics)
-        vectors = [vector for statistics in self.statistics if statistics is not None for vector in statistics]
-        ctx.save_for_backward(outputs, *self.values, *vectors, *parameters)
-
-    @classmethod
-    def restore(cls, ctx: Any) -> SavedChain:
-        """What `store` kept, unpacked."""
-        saved = cls(len(ctx.has_statistics))
-        saved.outputs, *rest = ctx.saved_tensors
-        units = len(saved.values)
-        saved.values, remaining = rest[:units], iter(rest[units:])
-        for index, has in enumerate(ctx.has_statistics):
-            if has:
-                saved.statistics[index] = (next(remaining), next(remaining), next(remaining))
-        saved.parameters = tuple(remaining)
-        return saved
-
-
-class _FinishedTiles:
-    """The gradient of a norm's input, finished when a tile of it is asked for."""
-
-    def __init__(
-        self,
-        masked: Tensor,
-        values: Tensor,
-        norm: Affine,
-        terms: tuple[Tensor, Tensor] | None,
-        dtype: torch.dtype,
-        workspace: Workspace,
-    ) -> None:
-        self.masked, self.values, self.norm, self.terms = masked, values, norm, terms
-        self.dtype, self.workspace = dtype, workspace
-
-    def __getitem__(self, tile: slice, /) -> Tensor:
-        values = self.values[tile]
-        return self.write(self.workspace.take("finished", values.shape, self.dtype, values), tile)
-
-    def write(self, out: Tensor, tile: slice) -> Tensor:
-        """This tile of the gradient in `out`."""
-        masked, values = as_images(self.masked[tile]), as_images(self.values[tile])
-        finish_into(as_images(out), masked, values, self.norm, self.terms)
-        return out
 
 
 class ChainBackward:
@@ -178,7 +119,7 @@ class ChainBackward:
         weight, bias, *_ = self.saved.parameters[unit.parameters]
         return affine(statistics[0], statistics[1], unit.norm.eps, weight, bias)
 
-    def _run_end(self, unit: Unit, index: int, values: Tensor) -> _FinishedTiles:
+    def _run_end(self, unit: Unit, index: int, values: Tensor) -> FinishedTiles:
         """Through the activation, the sum and the norm of a step without a convolution."""
         norm, parameters = self._norm(index), self.saved.parameters[unit.parameters]
         assert norm is not None, "a step without a convolution has a norm"
@@ -201,7 +142,7 @@ class ChainBackward:
             gradients.mask_into(as_images(masked[tile]), as_images(gradient[tile]), activation, part, scratch=scratch)
         self._pass_to_shortcut_masked(masked, adds_inputs)
         self._set_norm(unit, (gradients.d_weight, gradients.d_bias, None, None, gradients.d_activation_weight))
-        return self._finished(unit, index, masked, values, norm, gradients)
+        return self._finished(unit, index, masked, values, norm, gradients, scaled=False)
 
     def _tail_is_pointwise(self, index: int) -> bool:
         """Whether the end of the chain can do without the outputs of the convolution before it."""
@@ -250,14 +191,14 @@ class ChainBackward:
         if adds_inputs:
             self.d_inputs = masked.to(self.inputs.dtype)
 
-    def _run_unit(self, unit: Unit, index: int, values: Tensor, source: ReadInTiles) -> _FinishedTiles | None:
+    def _run_unit(self, unit: Unit, index: int, values: Tensor, source: ReadInTiles) -> FinishedTiles | None:
         norm, needs_below = self._norm(index), self._needs_below(index)
         backward = UnitBackward(
             unit,
             norm,
             self.saved.parameters[unit.parameters],
             self.workspace,
-            gradient=_InDtype(source, self.call.compute_dtype),
+            gradient=InDtype(source, self.call.compute_dtype),
             dtype=self.call.compute_dtype,
             values=values,
             activations=None,
@@ -273,10 +214,10 @@ class ChainBackward:
         masked = None
         if needs_below:
             masked = self.workspace.take(f"gradient{index % 2}", values.shape, self.call.compute_dtype, values)
-        self._set(unit, backward.run(masked, accumulate=False, scaled=False))
+        self._set(unit, backward.run(masked, accumulate=False))
         if masked is None:
             return None
-        return self._finished(unit, index, masked, values, norm, backward)
+        return self._finished(unit, index, masked, values, norm, backward, scaled=True)
 
     def _finished(
         self,
@@ -286,28 +227,28 @@ class ChainBackward:
         values: Tensor,
         norm: Affine,
         gradients: NormGradient | UnitBackward,
-    ) -> _FinishedTiles:
+        *,
+        scaled: bool,
+    ) -> FinishedTiles:
         terms = None
         statistics = self.saved.statistics[index]
         assert statistics is not None, "a norm has them"
         if unit.batch_statistics:
             count = values.numel() // values.shape[1] if statistics[2] is None else statistics[2]
             terms = gradients.corrections(count, unit.group)
-        finished = _FinishedTiles(masked, values, norm, terms, self.call.compute_dtype, self.workspace)
+        dtype = self.call.compute_dtype
+        finished = FinishedTiles(masked, values, norm, terms, scaled=scaled, dtype=dtype, workspace=self.workspace)
         if index == 0 and self.needs_inputs:
             self._finish_inputs(finished)
         return finished
 
-    def _finish_inputs(self, finished: _FinishedTiles) -> None:
+    def _finish_inputs(self, finished: FinishedTiles) -> None:
         """The chain begins with a norm: its input's gradient is the chain's."""
         adds = self.d_inputs is not None
         if self.d_inputs is None:
             self.d_inputs = torch.empty_like(self.inputs)
         for tile in tiles(self.inputs.shape, self.inputs.dtype, self.inputs.device):
-            if adds:
-                self.d_inputs[tile].add_(finished[tile])
-            else:
-                finished.write(self.d_inputs[tile], tile)
+            _ = self.d_inputs[tile].add_(finished[tile]) if adds else self.d_inputs[tile].copy_(finished[tile])
 
     def _set_norm(self, unit: Unit, gradients: Sequence[Tensor | None]) -> None:
         pairs = zip(gradients, self.saved.parameters[unit.parameters], strict=True)
@@ -318,13 +259,3 @@ class ChainBackward:
         self.parameter_gradients[unit.parameters] = [
             gradient if needed else None for gradient, needed in zip(gradients, needs, strict=True)
         ]
-
-
-class _InDtype:
-    """Tiles of a gradient in the dtype the convolutions compute in."""
-
-    def __init__(self, source: ReadInTiles, dtype: torch.dtype) -> None:
-        self.source, self.dtype = source, dtype
-
-    def __getitem__(self, tile: slice, /) -> Tensor:
-        return self.source[tile].to(self.dtype)

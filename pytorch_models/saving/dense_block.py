@@ -23,7 +23,12 @@ from pytorch_models.compression import NoiseSeeds
 from pytorch_models.saving.dense_backward import BlockBackward
 from pytorch_models.saving.dense_call import BlockCall, read_block
 from pytorch_models.saving.dense_forward import run_in_plain_order, run_in_shared_buffer
-from pytorch_models.saving.eligibility import graph_is_being_exported, warn_plain, why_block_is_plain
+from pytorch_models.saving.eligibility import (
+    graph_is_being_exported,
+    warn_plain,
+    why_block_is_plain,
+    why_call_is_plain,
+)
 from pytorch_models.saving.saved import SavedTensors
 from pytorch_models.saving.unit_call import autocast_to
 from zoo.policy import MemoryPolicy
@@ -45,7 +50,7 @@ def dense_block(block: nn.ModuleDict, inputs: Tensor, policy: MemoryPolicy, seed
         ValueError: wrong number of channels, or a single value per channel in training.
         RuntimeError: in the backward pass, when gradients of gradients are asked for.
     """
-    reason = why_block_is_plain(block, block.layer_type)  # type: ignore[arg-type]
+    reason = why_call_is_plain() or why_block_is_plain(block, block.layer_type)  # type: ignore[arg-type]
     if reason is not None:
         warn_plain("dense block", reason)
     if reason is not None or graph_is_being_exported():

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn.modules.conv import _ConvNd
 
 from pytorch_models.saving.activation import ACTIVATIONS, Activation
@@ -68,8 +69,10 @@ def _why_layer_is_plain(layer: Any) -> str | None:
 def why_block_is_plain(block: nn.ModuleDict, layer_type: type[nn.Module]) -> str | None:
     """None if a dense block may run as one Function, else the reason it may not."""
     for name, layer in block.items():
-        if type(layer) is not layer_type or "forward" in vars(layer):
+        if type(layer) is not layer_type:
             return f"{name} is a {type(layer).__name__}"
+        if "forward" in vars(layer):
+            return f"{name} is a segment, or has a forward of its own"
         if has_hooks(layer):
             return f"a hook is registered on {name}"
         reason = _why_layer_is_plain(layer)
@@ -90,7 +93,7 @@ def why_chain_is_plain(steps: Sequence[Any], owner: nn.Module | None, ends_in_a_
     """None if these `chain_call.Step`s may run as one Function, else the reason they may not.
 
     Args:
-        owner: the module they belong to; modules between it and them are looked at too.
+        owner: the module they belong to, which knows their names.
         ends_in_a_sum: a shortcut is added.
     """
     named = {} if owner is None else {module: name for name, module in owner.named_modules()}
@@ -104,7 +107,7 @@ def why_chain_is_plain(steps: Sequence[Any], owner: nn.Module | None, ends_in_a_
             if module is None:
                 continue
             name = named.get(module, type(module).__name__)
-            reason = _why_unusable(name, module, expected) or _why_bypassed(name, owner)
+            reason = _why_unusable(name, module, expected)
             if reason:
                 return reason
     after_sum = steps[-1].activation if ends_in_a_sum and steps[-1].convolution is None else None
@@ -113,18 +116,23 @@ def why_chain_is_plain(steps: Sequence[Any], owner: nn.Module | None, ends_in_a_
     return None
 
 
-def _why_bypassed(name: str, owner: nn.Module | None) -> str | None:
-    """Why a container between `owner` and its submodule `name` cannot be left out."""
-    parts = name.split(".")
-    for end in range(1, len(parts) if owner is not None else 0):
-        outer = ".".join(parts[:end])
-        container = owner.get_submodule(outer)  # type: ignore[union-attr]
+def why_containers_are_needed(owner: nn.Module, *names: str) -> str | None:
+    """None if what these submodules hold may run without them, else the reason it may not."""
+    for name in names:
+        container = owner.get_submodule(name)
         if has_hooks(container):
-            return f"a hook is registered on {outer}"
-        changed = isinstance(container, nn.Sequential) and type(container).forward is not nn.Sequential.forward
-        changed = changed and not hasattr(container, "steps")  # which gives its own forward as a chain
-        if changed or "forward" in vars(container):
-            return f"{outer} is a {type(container).__name__} with a forward of its own"
+            return f"a hook is registered on {name}"
+        if "forward" in vars(container):
+            return f"{name} is a {type(container).__name__} with a forward of its own"
+    return None
+
+
+def why_call_is_plain() -> str | None:
+    """None if an autograd Function without rules for transforms may run now, else the reason it may not."""
+    if torch._C._are_functorch_transforms_active():
+        return "a torch.func transform (grad, vmap, jvp) is at work"
+    if forward_ad._current_level >= 0:
+        return "forward-mode derivatives are being taken"
     return None
 
 

@@ -14,7 +14,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pytorch_models.kernel_arrays import dense_like, layout_of
-from pytorch_models.saving.eligibility import graph_is_being_exported, warn_plain, why_norm_act_is_plain
+from pytorch_models.saving.eligibility import (
+    graph_is_being_exported,
+    warn_plain,
+    why_call_is_plain,
+    why_norm_act_is_plain,
+)
 from pytorch_models.saving.keeping import InputKeeping
 from pytorch_models.saving.norm import affine, uses_batch_statistics
 from pytorch_models.saving.norm_act_tail import TailBackward, TailCall, run_forward
@@ -46,7 +51,7 @@ def norm_act_then(
         ValueError: a single value per channel in training.
         RuntimeError: in the backward pass, when gradients of gradients are asked for.
     """
-    reason = why_norm_act_is_plain(norm, relu, *tail)
+    reason = why_call_is_plain() or why_norm_act_is_plain(norm, relu, *tail)
     if reason is not None:
         warn_plain("norm+ReLU", reason)
     if reason is not None or graph_is_being_exported():

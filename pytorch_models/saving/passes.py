@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pytorch_models import kernel_ops
 from pytorch_models.channels import row, statistics_dtype
-from pytorch_models.kernel_arrays import layout_of
+from pytorch_models.kernel_arrays import TORCH, norm_path
 from pytorch_models.saving.activation import RELU, Activation, negative_part
 from pytorch_models.saving.norm import Affine
 from pytorch_models.saving.sync import join_sums
@@ -32,6 +32,9 @@ def channel_sums(values: Tensor) -> Tensor:
 
 def batch_statistics(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over (N, H, W), (C,) each; no cancellation when |mean| is large."""
+    if norm_path(values) != TORCH:
+        mean, variance = kernel_ops.channel_statistics(values)
+        return mean, variance
     dtype = statistics_dtype(values.dtype)
     count = max(values.numel() // values.shape[1], 1)
     slices = tiles(values.shape, dtype, values.device)
@@ -90,6 +93,9 @@ def activate_into(
 
     Where `mask` is given, which outputs are positive is written there.
     """
+    if activation == RELU and norm_path(values, out) != TORCH:
+        kernel_ops.affine_relu_(values, norm.scale, norm.shift, out, mask)
+        return out
     activation.apply_(normalise_into(out, values, norm), weight)
     if mask is not None:
         mask_positive(out, mask)
@@ -103,6 +109,9 @@ def mask_positive(dense: Tensor, mask: Tensor) -> None:
 
 def rebuild_into(out: Tensor, values: Tensor, norm: Affine, mask: Tensor) -> Tensor:
     """out = values * scale + shift where the mask is 1, else 0: values that come from codes are never clamped again."""
+    if norm_path(values, out) != TORCH:
+        kernel_ops.rebuild_relu_(values, norm.scale, norm.shift, mask, out)
+        return out
     return select_(normalise_into(out, values, norm), mask)
 
 
@@ -119,6 +128,9 @@ def _in_memory_order(dense: Tensor) -> Tensor:
 
 def subtract_terms(gradient: Tensor, values: Tensor, mean: Tensor, constant: Tensor, slope: Tensor) -> None:
     """gradient -= constant + (values - mean) * slope, in place."""
+    if norm_path(values, gradient) != TORCH:
+        kernel_ops.subtract_norm_terms_(gradient, values, mean, constant, slope)
+        return
     offset = torch.addcmul(constant, mean, slope, value=-1)
     gradient.addcmul_(values, row(slope), value=-1).sub_(row(offset))
 
@@ -219,8 +231,9 @@ class NormGradient:
 
         scale * (gradient of the norm's output) is written or, with `accumulate`, added to `target`; None = nowhere.
         """
-        if mask is not None and _suits_kernels(gradient, values, target):
-            into = gradient if target is None else target
+        into = gradient if target is None else target
+        # As `activate_into` chose, so that both agree on the signs of activations.
+        if self.activation == RELU and norm_path(values, gradient, into, activation) != TORCH:
             d_bias, d_weight = kernel_ops.norm_backward_(
                 gradient, values, *self.norm, mask, into, accumulate and target is not None
             )
@@ -243,10 +256,3 @@ class NormGradient:
         )
         per_value = self.norm.scale / count
         return per_value * d_bias, per_value * d_weight * self.norm.inv_std
-
-
-def _suits_kernels(gradient: Tensor, values: Tensor, target: Tensor | None) -> bool:
-    """Whether one kernel can take these together: one dtype and one layout; mixed ones run as PyTorch operators."""
-    layout = layout_of(values)
-    others = [tensor for tensor in (gradient, target) if tensor is not None]
-    return layout is not None and all(t.dtype == values.dtype and layout_of(t) == layout for t in others)

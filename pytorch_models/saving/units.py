@@ -162,11 +162,11 @@ class UnitBackward:
         self.norm_gradient = None if norm is None else NormGradient(norm, unit.activation, parameters[4])
         self.rebuilt = RebuiltTiles(values, unit, norm, parameters, dtype, workspace)
 
-    def run(self, target: Tensor | None, *, accumulate: bool, scaled: bool = True) -> tuple[Tensor | None, ...]:
+    def run(self, target: Tensor | None, *, accumulate: bool) -> tuple[Tensor | None, ...]:
         """Write (or add) the values' gradient into `target`, tile by tile; return the parameters' gradients.
 
         Where there is a norm, `target` gets scale * d(norm output), which with batch statistics still lacks
-        `norm_gradient.corrections`; with `scaled=False` it gets d(norm output) alone.
+        `norm_gradient.corrections`.
         """
         weight = self.parameters[2]
         assert weight is not None, "a convolution has a weight"
@@ -186,7 +186,7 @@ class UnitBackward:
             if d_activation is not None:
                 d_activation = laid_out_like(self.values[tile], d_activation)
                 into = None if target is None else target[tile]
-                self._through_norm(tile, activation, d_activation, into, mask, accumulate=accumulate, scaled=scaled)
+                self._through_norm(tile, activation, d_activation, into, mask, accumulate=accumulate)
         return self._in_their_dtypes(totals)
 
     def corrections(self, count: int | Tensor, group: Any = None) -> tuple[Tensor, Tensor]:
@@ -203,7 +203,6 @@ class UnitBackward:
         mask: Tensor | None,
         *,
         accumulate: bool,
-        scaled: bool,
     ) -> None:
         if self.norm_gradient is None:
             if into is not None:
@@ -214,13 +213,7 @@ class UnitBackward:
         values, gradient, activation = as_images(self.values[tile]), as_images(gradient), as_images(activation)
         target = None if into is None else as_images(into)
         scratch = as_images(self.rebuilt.scratch(tile))
-        if scaled:
-            self.norm_gradient.add(
-                gradient, activation, values, target, scratch=scratch, accumulate=accumulate, mask=mask
-            )
-        else:
-            out = gradient if target is None else target
-            self.norm_gradient.mask_into(out, gradient, activation, values, scratch=scratch, mask=mask)
+        self.norm_gradient.add(gradient, activation, values, target, scratch=scratch, accumulate=accumulate, mask=mask)
 
     def _in_their_dtypes(self, totals: list[Tensor | None]) -> tuple[Tensor | None, ...]:
         norm = self.norm_gradient

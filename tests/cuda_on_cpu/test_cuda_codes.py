@@ -129,6 +129,7 @@ def test_the_scan_over_many_blocks(device: Any, same: Any) -> None:
         ((3, 2), (1, 2), (1, 0), (2, 3)),
         ((1, 1), (1, 1), (0, 0), (1, 1)),
         ((5, 7), (1, 1), (2, 3), (1, 1)),
+        ((2, 2), (1, 1), (1, 1), (9, 11)),
     ],
 )
 def test_max_pooling(cuda: Any, numbers: Any, same: Any, name: str, window: Any) -> None:

@@ -211,7 +211,7 @@ def assert_says_what_to_do(message: str, folder: Path) -> None:
     assert str(folder) in message
     assert "c58f30108f718f92721af3b95e74349a" in message
     assert "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz" in message
-    assert "mnist5k, digits, synthetic" in message
+    assert "mnist5k, digits, seq-mnist, synthetic" in message
 
 
 @pytest.mark.quick

@@ -1,4 +1,4 @@
-"""Data sets that need no download: mnist5k, digits, synthetic; that they are right, fixed, and can be learned."""
+"""Data sets that need no download: that they are right, fixed, and can be learned."""
 
 from __future__ import annotations
 

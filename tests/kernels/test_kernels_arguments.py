@@ -74,6 +74,7 @@ BAD: tuple[Bad, ...] = (
     ("max_pool_positions", (image, 2, *pool[1:]), {}, TypeError, "kernel must be a pair"),
     ("max_pool_positions", (image, (5, 5), *pool[1:]), {}, ValueError, r"window \(5, 5\).* is larger than \(4, 4\)"),
     ("max_pool_positions", (image, *pool[:2], (2, 2), (1, 1)), {}, ValueError, "padding .* is more than half"),
+    ("max_pool_positions", (image, (2, 2), (1, 1), (1, 1), (5, 4)), {}, ValueError, "a window would be all padding"),
     ("max_pool_positions", (np.asfortranarray(np.zeros((1, 2, 4, 4), F32)), *pool), {}, ValueError, "C-contiguous"),
     ("max_pool_gradient", (image, kept[0], image.shape, *pool), {}, ValueError, r"gives \(1, 1, 2, 2\)"),
     ("channel_statistics", (np.zeros((0, 3), F32),), {}, ValueError, "have no mean"),

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from kernels.codec_names import parse_codec
-from kernels.codecs import Codec, Encoded, FixedPoint, GroupQuantizer, Half, Identity, Mask, ZeroValue
+from kernels.codecs import Codec, Encoded, FixedPoint, GroupQuantizer, Half, HostSwap, Identity, Mask, ZeroValue
 from kernels.formats import bf16_nearest, narrow, widen
 
 CODECS: tuple[Codec, ...] = (
     Identity(), GroupQuantizer(1), GroupQuantizer(2), GroupQuantizer(4, 64), GroupQuantizer(8, wide_minimum=True),
     FixedPoint(6), FixedPoint(3, channel_axis=1), FixedPoint(9, stochastic=False), Half("float16"), Half("bfloat16"),
-    Mask(), ZeroValue(), ZeroValue(FixedPoint(4)), ZeroValue(GroupQuantizer(2)), ZeroValue(Half("float16")),
+    HostSwap(GroupQuantizer(2)), Mask(), ZeroValue(), ZeroValue(FixedPoint(4)), ZeroValue(GroupQuantizer(2)),
+    ZeroValue(Half("float16")),
 )  # fmt: skip
 EXACT = (Identity(), ZeroValue())
 FORMATS = ("float32", "bfloat16", *(pytest.param(name, marks=pytest.mark.slow) for name in ("float16", "float64")))
@@ -131,7 +132,9 @@ def test_codes_of_another_codec_are_refused() -> None:
     ("text", "codec"),
     [(2, GroupQuantizer(2)), ("8", GroupQuantizer(8)), ("fixed:6", FixedPoint(6)), ("zero", ZeroValue()),
      ("zero:fixed:4", ZeroValue(FixedPoint(4))), ("zero:2", ZeroValue(GroupQuantizer(2))), ("Half", Half("float16")),
-     ("bfloat16", Half("bfloat16")), ("mask", Mask()), ("identity", Identity()), (FixedPoint(3), FixedPoint(3))],
+     ("bfloat16", Half("bfloat16")), ("mask", Mask()), ("identity", Identity()), (FixedPoint(3), FixedPoint(3)),
+     ("swap", HostSwap(Identity())), ("swap:2", HostSwap(GroupQuantizer(2))),
+     ("swap:zero:fixed:4", HostSwap(ZeroValue(FixedPoint(4))))],
 )  # fmt: skip
 def test_names(text: Any, codec: Codec) -> None:
     assert parse_codec(text) == codec
@@ -145,7 +148,7 @@ def test_names(text: Any, codec: Codec) -> None:
      ("fixed:17", ValueError, "did you mean fixed:16?"), ("fixd:6", ValueError, "did you mean fixed:6?"),
      ("hlaf", ValueError, "did you mean half?"), ("zero:5", ValueError, "did you mean 4 or fixed:5?"),
      ("fixed", ValueError, "did you mean fixed:4?"), ("2:3", ValueError, "unknown codec '2:3'"),
-     ("", ValueError, "There is: 1, 2"),
+     ("", ValueError, "Known: 1, 2"), ("swp:2", ValueError, "did you mean swap?"), ("swap:5", ValueError, "mean 4 or"),
      (True, TypeError, "not True"), (2.0, TypeError, "not 2.0"), (None, TypeError, "not None")],
 )  # fmt: skip
 def test_names_that_are_none(text: Any, kind: type[Exception], message: str) -> None:

@@ -213,6 +213,7 @@ def test_masks_regions_and_zeros(dtype: str, make: Any, same: Any) -> None:
         ((0, 2, 5, 5), (2, 2), (2, 2), (0, 0), (1, 1)),
         ((1, 3, 20, 30), (1, 1), (1, 1), (0, 0), (1, 1)),
         ((3, 7, 5, 5), (5, 4), (3, 2), (2, 2), (1, 1)),
+        ((1, 2, 4, 5), (2, 2), (1, 1), (1, 1), (4, 5)),  # dilated as far as every window still has a value
     ],
 )
 def test_max_pooling(case: tuple[Any, ...], dtype: str, make: Any, same: Any) -> None:

@@ -20,6 +20,7 @@ from zoo.mobilenet_v2 import VARIANTS as MOBILENETS
 from zoo.options import TrainingError
 from zoo.policy import MemoryPolicy
 from zoo.resnet import VARIANTS as RESNETS
+from zoo.weights import HeadResizedWarning, WeightsError
 
 SHAPE = (4, 3, 32, 32)
 SMALL: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -108,7 +109,7 @@ def test_weights_of_pytorch_give_the_same_outputs(name: str) -> None:
 
     kind, fields = SMALL[name]
     model = kind(**fields)
-    twin = getattr(pytorch_models, kind.__name__)(**vars(model.config))
+    twin = getattr(pytorch_models, kind.__name__)(**vars(model.spec))
     torch.manual_seed(0)
     for buffer_name, buffer in twin.named_buffers():
         if "running" in buffer_name:
@@ -131,10 +132,12 @@ def test_weights_go_through_files(tmp_path: Any, suffix: str) -> None:
     load_weights(other, path)
     before, after = canonical_weights(one), canonical_weights(other)
     assert all(np.array_equal(after[name], before[name]) for name in before)
-    with pytest.raises(TrainingError, match=r"another model.*layer1\.1\.conv1\.weight is missing"):
+    with pytest.raises(WeightsError, match=r"not the model's weights: layer1\.1\.conv1\.weight is missing"):
         load_weights(ResNet(layers=(2, 1), width=4), path)
+    with pytest.warns(HeadResizedWarning, match="fc was not loaded"):
+        load_weights(ResNet(layers=(1, 1), width=4, num_classes=3), path)
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(TrainingError, match=r"cannot be read|not a whole"):
+    with pytest.raises((TrainingError, WeightsError), match=r"cannot be read|not a whole"):
         load_weights(other, path)
 
 
@@ -156,7 +159,7 @@ def test_the_front_of_zoo_reaches_mxnet() -> None:
     assert model.policy == MemoryPolicy(efficient=True)
     report = zoo.measure("densenet_bc_40_12", framework="mxnet", batch_size=2, efficient=True)
     assert report.step_seconds is not None
-    assert report.parts["parameter gradients"] == 4 * model.config.count_parameters()
+    assert report.parts["parameter gradients"] == 4 * model.spec.count_parameters()
 
 
 def test_what_mxnet_does_not_offer_is_refused() -> None:

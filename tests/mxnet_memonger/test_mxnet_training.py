@@ -133,4 +133,4 @@ def test_the_command_trains_with_mxnet(tmp_path: Path) -> None:
     assert {"config.json", "metrics.csv", "best.npz", "last.npz"} <= {
         path.name for path in (tmp_path / "run").iterdir()
     }
-    assert dataclasses.is_dataclass(zoo.load_run(tmp_path / "run", "mxnet").config)
+    assert dataclasses.is_dataclass(zoo.load_run(tmp_path / "run", "mxnet").spec)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_densenet import assert_same, images, pair, step
+from tiny_densenet import assert_same, gradients, images, pair, same_but_compressed, step
 from torch import Tensor, nn
 
 from pytorch_models import DenseNet
@@ -24,13 +24,6 @@ SHAPES: dict[str, dict[str, Any]] = {
     "dropout": {"drop_rate": 0.3},
     "large inputs": {"small_inputs": False},
 }
-
-
-def same_but_compressed(compressed: int | str, dtype: torch.dtype = torch.float32, **flags: Any) -> Any:
-    """A model with the flags, and one with compression on top: same weights."""
-    _, exact = pair(dtype=dtype, **flags)
-    _, coded = pair(dtype=dtype, **flags, compressed=compressed)
-    return exact, coded
 
 
 def size_for(flags: dict[str, Any]) -> int:
@@ -149,75 +142,6 @@ def test_tile_masks_have_a_byte_of_their_own_for_every_tile(monkeypatch: pytest.
     masks = TileMasks(torch.Size((5, 3, 1, 1)), torch.float32, torch.device("cpu"))
     parts = [masks.of(slice(start, stop)) for start, stop in ((0, 5),)]
     assert masks.bits.numel() == sum(part.numel() for part in parts) == 2
-
-
-def gradients(model: nn.Module, inputs: Tensor) -> Tensor:
-    """All parameters' gradients, one after the other."""
-    model.zero_grad()
-    outputs = model(inputs)
-    (outputs * torch.linspace(-1, 1, outputs.numel()).view_as(outputs)).sum().backward()
-    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
-
-
-def bias_and_noise(coded: nn.Module, exact: nn.Module, seeds: int) -> tuple[float, float]:
-    """Over random directions: the mean square of (mean - exact) in standard errors, 1 if unbiased; and the noise."""
-    inputs = images(16, 12, torch.float32)
-    expected = gradients(exact, inputs)
-    found = []
-    for seed in range(seeds):
-        torch.manual_seed(seed)
-        found.append(gradients(coded, inputs))
-    sample = torch.stack(found)
-    directions = torch.randn(expected.numel(), 100, generator=torch.Generator().manual_seed(0))
-    directions[:, 0] = expected
-    projected, target = sample @ directions, expected @ directions
-    errors = (projected.mean(0) - target) / (projected.std(0) / seeds**0.5)
-    return float(errors.square().mean()), float((sample - expected).norm(dim=1).mean() / expected.norm())
-
-
-@pytest.mark.parametrize("flags", [{}, EFFICIENT], ids=str)
-@pytest.mark.parametrize("compressed", [2, "fixed:4"])
-def test_gradients_are_unbiased(flags: dict[str, Any], compressed: int | str, monkeypatch: pytest.MonkeyPatch) -> None:
-    force(monkeypatch, "features coded")
-    exact, coded = same_but_compressed(compressed, **flags)
-    squares, noise = bias_and_noise(coded, exact, 24)
-    assert squares < 1.8
-    assert noise > 1e-3, "something was rounded"
-
-
-def test_the_test_of_bias_notices_a_clamped_activation(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pytorch_models.saving import units
-
-    rebuild = units.rebuild_into
-    monkeypatch.setattr(units, "rebuild_into", lambda *arguments: rebuild(*arguments).relu_())
-    force(monkeypatch, "features coded")
-    exact, coded = same_but_compressed(2, **EFFICIENT)
-    assert bias_and_noise(coded, exact, 16)[0] > 3
-
-
-def test_noise_is_new_at_every_step_and_follows_from_the_seed() -> None:
-    _, coded = same_but_compressed(2, **EFFICIENT)
-    inputs = images(dtype=torch.float32)
-    torch.manual_seed(3)
-    first, second = gradients(coded, inputs), gradients(coded, inputs)
-    torch.manual_seed(4)
-    other = gradients(coded, inputs)
-    torch.manual_seed(3)
-    again = gradients(copy.deepcopy(coded), inputs)
-    assert not torch.equal(first, second)
-    assert not torch.equal(first, other)
-    assert torch.equal(first, again)
-
-
-def test_seeds_differ_from_one_another() -> None:
-    seeds = NoiseSeeds()
-    found = set()
-    for seed in range(20):
-        torch.manual_seed(seed)
-        found |= {seeds.next() for _ in range(50)}
-    assert len(found) == 1000
-    assert min(found) >= 0
-    assert max(found) < 2**63
 
 
 def test_two_backward_passes_of_one_step_agree() -> None:

@@ -40,6 +40,48 @@ def test_densenet_bc_100_at_batch_64(flags: dict, saved_limit: float, peak_limit
     assert peak <= peak_limit
 
 
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("flags", "saved_limit", "peak_limit"),
+    [({"efficient": True, "compressed": 2}, 61, 190), ({"compressed": 2}, 61, 205), ({"compressed": 8}, 138, 260)],
+)
+def test_densenet_bc_100_compressed(flags: dict, saved_limit: float, peak_limit: float) -> None:
+    """Beside 78 MiB of float features: what both flags keep is less than the features alone."""
+    saved, peak = bytes_of(**flags)
+    assert saved <= saved_limit
+    assert peak <= peak_limit
+
+
+@pytest.mark.parametrize(("layers", "growth_rate"), [(6, 12), (16, 12), (31, 40), (48, 12)])
+def test_both_flags_keep_no_more_than_either(layers: int, growth_rate: int) -> None:
+    shape = {"block_config": (layers,) * 3, "growth_rate": growth_rate, "num_init_features": 2 * growth_rate}
+    size = (8, 3, 32, 32)
+    efficient = bytes_of(size, efficient=True, **shape)[0]
+    for compressed in (1, 2, 4, 8, "fixed:6", "half"):
+        alone = bytes_of(size, compressed=compressed, **shape)[0]
+        both = bytes_of(size, compressed=compressed, efficient=True, **shape)[0]
+        assert both <= min(alone, efficient), (compressed, both, alone, efficient)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_stored_bytes_are_bits_and_metadata(bits: int) -> None:
+    """One block: coded features and 1x1 outputs, a mask bit for every activation, and nothing else of their size."""
+    layers, growth_rate, samples = 6, 12, 16
+    model = DenseNet(growth_rate, (layers,), num_init_features=24, compressed=bits)
+    report = measure_step(model, (samples, 3, 32, 32), execute=False)
+    pixels = samples * 32 * 32
+    features, bottlenecks = 24 + layers * growth_rate, layers * 4 * growth_rate
+    read = sum(24 + index * growth_rate for index in range(layers))
+    coded = (2 * features + bottlenecks) * (bits + 32 / 256) / 8  # the last norm codes its input again
+    masks = (read + bottlenecks + features) / 8
+    assert report.saved_bytes == pytest.approx(pixels * (coded + masks), rel=0.1)
+
+
+def test_reports_say_which_kernels_ran() -> None:
+    assert measure_step(DenseNet(**TINY), (2, 3, 8, 8), repeats=0).ran_on == ""
+    assert measure_step(DenseNet(**TINY, efficient=True), (2, 3, 8, 8), repeats=0).ran_on == "numba kernels"
+
+
 def test_plain_is_what_the_readme_says() -> None:
     saved, peak = bytes_of()
     assert saved == pytest.approx(2125, rel=0.01)
@@ -70,7 +112,9 @@ def test_saved_bytes_grow_linearly_with_depth_when_efficient_and_quadratically_w
 
 def test_the_bytes_test_fails_where_the_buffer_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("pytorch_models.densenet.dense_block", lambda block, inputs, *_: block.plain_forward(inputs))
+        patch.setattr(
+            "pytorch_models.densenet_blocks.dense_block", lambda block, inputs, *_: block.plain_forward(inputs)
+        )
         assert bytes_of(efficient=True)[0] > 1000
     assert bytes_of(efficient=True)[0] < 80
 

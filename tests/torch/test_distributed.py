@@ -79,3 +79,26 @@ def test_an_efficient_densenet_trains_in_two_processes_as_the_plain_one() -> Non
         result = train_distributed(model, data, options, TWO_CPUS)
         losses.append((result.metrics[0]["train_loss"], result.test_loss))
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_norms_over_several_processes_need_a_gpu_or_a_model_that_has_its_own() -> None:
+    set_seed(0)
+    with pytest.raises(TrainingError, match=r"^sync_batchnorm on a CPU: torch's norm over .* needs GPUs"):
+        train_distributed(SmallNet(), small_data(), small_options(sync_batchnorm=True), TWO_CPUS)
+
+
+def test_with_joint_statistics_two_processes_equal_one() -> None:
+    """Norms in training mode: the last batch's shares differ in size, and count as much as they hold."""
+    resnet = pytest.importorskip("pytorch_models.resnet", reason="the models with joint statistics on a CPU")
+    losses = []
+    for devices in (TWO_CPUS[:1], TWO_CPUS):
+        set_seed(0)
+        model = resnet.ResNet("basic", (1, 1), width=4, num_classes=4, efficient=True)
+        options = small_options(n_epochs=2, lr=0.02, sync_batchnorm=True, valid_size=17)
+        result = (
+            train(model, small_data(), options)
+            if len(devices) == 1
+            else train_distributed(model, small_data(), options, devices)
+        )
+        losses.append([row[name] for row in result.metrics for name in ("train_loss", "valid_loss")])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)

@@ -48,21 +48,38 @@ def step(model: nn.Module, inputs: Tensor, needs_input: bool = True) -> dict[str
     return found | {f"buffer {n}": b.clone() for n, b in model.named_buffers()}
 
 
-def worst_difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[float, str]:
+def worst_difference(found: dict[str, Tensor], expected: dict[str, Tensor], floor: float = 1e-2) -> tuple[float, str]:
     """The largest difference over all named tensors, relative to each one's largest value, and whose it is.
 
-    Values below 0.01 count as 0.01: a gradient that cancels to nearly nothing is rounding alone.
+    Values below `floor` count as `floor`: a gradient that cancels to nearly nothing is rounding alone.
     """
     assert found.keys() == expected.keys(), found.keys() ^ expected.keys()
     differences = {}
     for name, tensor in expected.items():
-        scale = tensor.double().abs().max().clamp_min(1e-2)
+        scale = tensor.double().abs().max().clamp_min(floor)
         differences[name] = float((found[name].double() - tensor.double()).abs().max() / scale)
     name = max(differences, key=differences.__getitem__)
     return differences[name], name
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-12) -> None:
-    """Raise unless every tensor agrees within `tolerance`, relative to its largest value."""
-    difference, name = worst_difference(found, expected)
+def assert_same(
+    found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-12, floor: float = 1e-2
+) -> None:
+    """Raise unless every tensor agrees within `tolerance`, relative to its largest value or `floor`."""
+    difference, name = worst_difference(found, expected, floor)
     assert difference <= tolerance, f"{name} differs by {difference:.2e}, allowed {tolerance:.0e}"
+
+
+def gradients(model: nn.Module, inputs: Tensor) -> Tensor:
+    """All parameters' gradients, one after the other."""
+    model.zero_grad()
+    outputs = model(inputs)
+    (outputs * torch.linspace(-1, 1, outputs.numel()).view_as(outputs)).sum().backward()
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+
+def same_but_compressed(compressed: int | str, dtype: torch.dtype = torch.float32, **flags: Any) -> Any:
+    """A model with the flags, and one with compression on top: same weights."""
+    _, exact = pair(dtype=dtype, **flags)
+    _, coded = pair(dtype=dtype, **flags, compressed=compressed)
+    return exact, coded

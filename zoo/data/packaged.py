@@ -76,6 +76,18 @@ def load_mnist5k() -> ImageData:
     return _divide("mnist5k", np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2))), labels)
 
 
+def load_sequential_mnist() -> ImageData:
+    """The images of `load_mnist5k` without padding or augmentation: 28 rows of 28 pixels, or 784 pixels, in a row.
+
+    Source: Le, Jaitly, Hinton, arXiv:1504.00941, section 4.2, for the task.
+
+    Raises:
+        ImportError, FileNotFoundError, ValueError: as `load_mnist5k`.
+    """
+    images, labels = read_table(locate_table("mnist5k"), TABLES["mnist5k"])
+    return _divide("seq-mnist", images, labels, augmentation="none")
+
+
 def load_digits() -> ImageData:
     """1,797 digits of 8x8 pixels and 17 grey levels, each pixel drawn as 4x4, so that they are 32x32 as all others.
 
@@ -130,7 +142,7 @@ def stratified_order(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDAr
     return order[~tests], order[tests]
 
 
-def _divide(name: str, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> ImageData:
+def _divide(name: str, images: NDArray[np.uint8], labels: NDArray[np.int64], augmentation: str = "crop") -> ImageData:
     train, test = stratified_order(labels)
     mean, std = channel_statistics(images[train])
     return ImageData(
@@ -142,7 +154,7 @@ def _divide(name: str, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> 
         classes=tuple("0123456789"),
         mean=mean,
         std=std,
-        augmentation="crop",  # a mirrored digit is another sign
+        augmentation=augmentation,  # never mirrored: a mirrored digit is another sign
     )
 
 
