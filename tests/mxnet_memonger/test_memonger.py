@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from mxnet_networks import assert_same_bits, dense_network, mx, recurrent_network, residual_network, step_results
 
+from benchmarks.original_memonger import original_search
 from mxnet_memonger import memonger
 from mxnet_memonger.binding import plan_bytes
 from mxnet_memonger.budget import parse_budget
@@ -123,6 +124,13 @@ def test_marks_are_hints() -> None:
     cuts = find_cuts(SymbolGraph.of(rnn, shapes))
     names = [{SymbolGraph.of(rnn).nodes[index].name for index in cut.nodes} for cut in cuts]
     assert any({"l0_t1_out", "l0_t1_state", "l1_t1_state"} <= cut for cut in names)
+
+
+def test_no_plan_of_the_originals_is_better() -> None:
+    """Not even without a search: the original's rule is among the starts."""
+    sym = residual_network(8, marked=True)
+    _, info = search(sym, ntrial=0)
+    assert info.chosen.bytes <= original_search(sym, LARGE)
 
 
 def test_thresholds_keep_fewer_cuts_as_they_rise() -> None:
