@@ -23,6 +23,7 @@ class Framework:
         distribution: its name on the package index.
         extra: the extra of this project that installs it.
         newest_python: the newest Python it has wheels for; None = every Python of this project.
+        checkpoint_suffix: of the checkpoints that its package's `train` writes.
     """
 
     name: str
@@ -31,10 +32,22 @@ class Framework:
     distribution: str
     extra: str
     newest_python: tuple[int, int] | None = None
+    checkpoint_suffix: str = ".pt"
 
 
 FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
-    {"torch": Framework("torch", package="pytorch_models", module="torch", distribution="torch", extra="torch")}
+    {
+        "torch": Framework("torch", package="pytorch_models", module="torch", distribution="torch", extra="torch"),
+        "mxnet": Framework(
+            "mxnet",
+            package="mxnet_memonger",
+            module="mxnet",
+            distribution="mxnet",
+            extra="mxnet",
+            newest_python=(3, 11),
+            checkpoint_suffix=".npz",
+        ),
+    }
 )
 
 

@@ -63,7 +63,7 @@ def load_run(folder: str | Path, framework: str, epoch: str) -> Any:
         raise RunFolderError(f"{place / CONFIG}: its network cannot be built ({error}): restore that file") from error
     package = zoo.frameworks.load(framework)
     model = package.build_model(config, _policy(flags))
-    run = RunFolder(place)
+    run = RunFolder(place, zoo.frameworks.find(framework).checkpoint_suffix)
     weights = run.best if epoch == "best" else run.last
     try:
         package.load_weights(model, weights, resize_head=False)

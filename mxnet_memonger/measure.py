@@ -1,0 +1,121 @@
+"""Memory and time of a training step in MXNet: bytes from its own planner, time from a real step."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mxnet_memonger.binding import Binder, plan_bytes
+from mxnet_memonger.devices import context_of, device_name
+from mxnet_memonger.numpy_names import mx
+from mxnet_memonger.shapes import infer
+from mxnet_memonger.step import StepRunner
+from mxnet_memonger.symbol_graph import BYTES_A_VALUE, Entry, SymbolGraph, backward_reads
+from mxnet_memonger.symbol_model import SymbolModel
+from zoo.report import MemoryReport
+
+
+def measure_step(
+    model: SymbolModel,
+    input_shape: Sequence[int],
+    *,
+    device: str = "cpu",
+    dtype: Any = np.float32,
+    repeats: int = 3,
+    execute: bool = True,
+    policy: str = "",
+) -> MemoryReport:
+    """Measure one training step (forward, cross-entropy, backward) of a zoo model on random inputs.
+
+    The model's arrays end as they were; MXNet's generator does not.
+
+    Args:
+        model: one of this package's.
+        input_shape: of one batch, batch size first.
+        dtype: float32, which is what the models compute in.
+        repeats: timed steps after one warm-up; the median is reported. 0 = measure no time.
+        execute: False = bytes only: nothing is computed, any size can be measured.
+        policy: what to call this configuration in the report; by default the model's own policy.
+
+    Returns:
+        A report. Peak bytes are what MXNet's planner allocates, and the parameters' gradients; what an operator
+        allocates while it runs is not told by MXNet and not in it.
+
+    Raises:
+        TypeError: not one of this package's models, or another dtype.
+        ValueError: a shape that is no batch.
+
+    Example:
+        >>> from mxnet_memonger import ResNet
+        >>> report = measure_step(ResNet(layers=(1, 1), width=16), (32, 3, 32, 32), repeats=0)
+        >>> report.peak_bytes > report.saved_bytes > 0
+        True
+    """
+    if not isinstance(model, SymbolModel):
+        raise TypeError(f"measure_step: a model of mxnet_memonger is needed, not {type(model).__name__}")
+    if np.dtype(dtype) != np.float32:
+        raise TypeError(f"measure_step: the models compute in float32, not {np.dtype(dtype).name}")
+    shape = tuple(int(size) for size in input_shape)
+    if len(shape) < 2 or min(shape) < 1:
+        raise ValueError(f"input_shape must be positive sizes with the batch first, not {input_shape!r}")
+    if repeats < 0:
+        raise ValueError(f"repeats must be 0 or more, not {repeats}")
+    context = context_of(device)
+    sym = model.for_training(shape)
+    pool = plan_bytes(sym, None, {"data": shape})
+    gradients = sum(BYTES_A_VALUE * math.prod(model.arrays[name].shape) for name in model.parameter_names())
+    return MemoryReport(
+        model=type(model).__name__,
+        policy=policy or str(model.policy),
+        input_shape=shape,
+        dtype="float32",
+        device=device_name(context),
+        saved_bytes=saved_bytes(sym, shape),
+        peak_bytes=pool + gradients,
+        parts={"activations and their gradients": pool, "parameter gradients": gradients},
+        model_bytes=model.parameter_bytes(),
+        step_seconds=_step_seconds(model, shape, context, repeats) if execute and repeats else None,
+    )
+
+
+def saved_bytes(sym: Any, shape: tuple[int, ...]) -> int:
+    """What is held from the forward pass until the backward pass, inputs and parameters not counted.
+
+    These are the outputs that backward operators, or operators that run again, read of those that ran forward.
+    """
+    graph = SymbolGraph.of(sym, {"data": shape})
+    mirrored = graph.mirrored()
+    unmarked = graph.with_mirrored(())
+    bound = infer(unmarked, None, {"data": shape}, "saved_bytes")
+    reads = backward_reads(graph, Binder(unmarked, None, bound, finer=1).debug_text(unmarked))
+    held: set[Entry] = set()
+    for node in graph.nodes:
+        if not node.is_variable:
+            held |= set(node.inputs) | reads[node.index] if node.index in mirrored else reads[node.index]
+    return sum(
+        BYTES_A_VALUE * math.prod(graph.nodes[index].shapes[output])
+        for index, output in held
+        if index not in mirrored and not graph.nodes[index].is_variable and output < len(graph.nodes[index].shapes)
+    )
+
+
+def _step_seconds(model: SymbolModel, shape: tuple[int, ...], context: Any, repeats: int) -> float:
+    states = {name: model.arrays[name].copy() for name in model.symbol.list_auxiliary_states()}
+    runner = StepRunner(model, context)
+    draw = np.random.default_rng(0)
+    images = mx.nd.array(draw.standard_normal(shape, dtype=np.float32), context)
+    labels = mx.nd.zeros(shape[:1], context)
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        runner.train(images, labels)
+        mx.nd.waitall()
+        seconds.append(time.perf_counter() - start)
+    for name, value in states.items():
+        model.arrays[name][:] = value
+    return statistics.median(seconds[1:])

@@ -1,0 +1,224 @@
+"""The training loop in MXNet: SGD with the published schedule, checkpoints, resuming; one process."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import time
+from dataclasses import asdict
+from typing import Any, cast
+
+import numpy as np
+
+from mxnet_memonger.binding import plan_bytes
+from mxnet_memonger.devices import check_device, context_of, device_name, is_out_of_memory, set_seed
+from mxnet_memonger.numpy_names import mx
+from mxnet_memonger.step import StepRunner
+from mxnet_memonger.symbol_model import SymbolModel
+from mxnet_memonger.weights import SUFFIX, WEIGHTS, canonical_weights, load_arrays, save_arrays, set_canonical_weights
+from zoo.batches import EvaluationBatches, TrainingBatches, step_seed
+from zoo.data.image_data import ImageData
+from zoo.options import TrainingError, TrainingOptions, TrainingResult
+from zoo.progress import Progress
+from zoo.report import MIB
+from zoo.run_folder import Row, RunFolder, best_epoch
+from zoo.saved_run import describe_network
+
+MOMENTUM, ROWS = "momentum/", "rows"
+
+
+def train(model: SymbolModel, data: ImageData, options: TrainingOptions) -> TrainingResult:
+    """Train `model` and leave in it the weights of the best epoch.
+
+    On the CPU a resumed run gives the same numbers, to the bit, as one that was never interrupted: MXNet's generator
+    cannot be saved, so it is seeded anew from (seed, epoch, step) before every step.
+
+    Args:
+        model: one of this package's, for images of the data's channels and with its number of classes.
+        data: the images.
+        options: the recipe, and the folder to save to. `num_workers` changes nothing: batches are prepared in this
+            process; TensorBoard files are not offered.
+
+    Raises:
+        TypeError: not one of this package's models.
+        ValueError: a device that is not there, mixed precision, a split or folder that does not fit.
+        TrainingError: the loss is not finite, memory ran out, or a checkpoint cannot be read.
+    """
+    if not isinstance(model, SymbolModel):
+        raise TypeError(f"train: a model of mxnet_memonger is needed, not {type(model).__name__}")
+    check_device(options.device, options.amp)
+    data.split(options.valid_size, options.seed)
+    if options.tensorboard:
+        known = "" if importlib.util.find_spec("tensorboard") else " (and the package is not installed)"
+        raise ValueError(f"tensorboard=True is not offered in MXNet{known}: metrics.csv holds the same numbers")
+    network = describe_network(model.spec)
+    folder = RunFolder.open(options.settings(), SUFFIX, network) if options.save is not None else None
+    trainer = Trainer(model, data, options, folder)
+    try:
+        return trainer.run()
+    except (mx.MXNetError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        shape = (options.batch_size, *data.train_images.shape[1:])
+        size = plan_bytes(model.for_training(shape), None, {"data": shape}) / MIB
+        raise TrainingError(
+            f"out of memory with batch_size={options.batch_size}: activations need {size:.0f} MiB in MXNet's plan; "
+            "try --efficient True, or a smaller --batch_size"
+        ) from error
+
+
+class Trainer:
+    """One training run."""
+
+    def __init__(self, model: SymbolModel, data: ImageData, options: TrainingOptions, folder: RunFolder | None) -> None:
+        self.model, self.data, self.options, self.folder = model, data, options, folder
+        self.context = context_of(options.device)
+        for name, array in model.arrays.items():
+            model.arrays[name] = array.as_in_context(self.context)
+        self.runner = StepRunner(model, self.context)
+        self.momentum = {name: mx.nd.zeros_like(gradient) for name, gradient in self.runner.gradients.items()}
+        self.train_indices, self.valid_indices = data.split(options.valid_size, options.seed)
+        self.rows: list[Row] = []
+        self.best_weights: dict[str, np.ndarray] = {}
+        self.progress = Progress(options.progress)
+        shape = (min(options.batch_size, len(self.train_indices)), *data.train_images.shape[1:])
+        # What is allocated for a full batch: the plan, parameters with gradients and momentum, and the batch.
+        arrays = 4 * sum(3 * gradient.size for gradient in self.runner.gradients.values())
+        pool = plan_bytes(model.for_training(shape), None, {"data": shape})
+        self.peak_bytes = pool + arrays + 4 * int(np.prod(shape))
+
+    def run(self) -> TrainingResult:
+        """All epochs that are left, then the test with the best epoch's weights."""
+        if self.options.resume and self.folder is not None and self.folder.last.exists():
+            self._restore(self.folder)
+        for epoch in range(len(self.rows) + 1, self.options.n_epochs + 1):
+            self.rows.append(self._epoch(epoch))
+            self._keep(epoch)
+            self.progress.epoch(self.rows[-1], self.options.n_epochs)
+        return self._finish()
+
+    def _epoch(self, epoch: int) -> Row:
+        start = time.perf_counter()
+        steps, images, loss, accuracy = self._train_epoch(epoch)
+        seconds = time.perf_counter() - start
+        valid: tuple[float | None, float | None] = (None, None)
+        if len(self.valid_indices):
+            indices = self.valid_indices
+            valid = self._evaluate(self.data.train_images[indices], self.data.train_labels[indices])
+        return {
+            "epoch": epoch,
+            "lr": self.options.learning_rate(epoch),
+            "train_loss": loss,
+            "train_accuracy": accuracy,
+            "valid_loss": valid[0],
+            "valid_accuracy": valid[1],
+            "peak_bytes": self.peak_bytes,
+            "step_seconds": round(seconds / steps, 6),
+            "images_per_second": round(images / seconds, 2),
+        }
+
+    def _train_epoch(self, epoch: int) -> tuple[int, int, float, float]:
+        options = self.options
+        batches = TrainingBatches(self.data, self.train_indices, options.batch_size, options.seed, epoch)
+        steps: Any = (batches[step] for step in range(len(batches)))
+        loss_sum, right, images = 0.0, 0, 0
+        for step, (pixels, labels, size) in enumerate(self.progress.bar(steps, len(batches), f"epoch {epoch}")):
+            set_seed(step_seed(options.seed, epoch, step))
+            probabilities = self.runner.train(pixels, labels).asnumpy()
+            loss = _cross_entropy(probabilities, labels)
+            if not np.isfinite(loss):
+                self._refuse(loss / size, epoch, step)
+            self._update(options.learning_rate(epoch), size)
+            loss_sum += loss
+            right += int((probabilities.argmax(1) == labels).sum())
+            images += size
+        return len(batches), images, loss_sum / images, right / images
+
+    def _update(self, learning_rate: float, batch_size: int) -> None:
+        """Nesterov momentum on the mean of the batch's gradients."""
+        options = self.options
+        for name, gradient in self.runner.gradients.items():
+            weight, momentum = self.model.arrays[name], self.momentum[name]
+            settings = {"lr": learning_rate, "wd": options.wd, "rescale_grad": 1 / batch_size}
+            if options.momentum:
+                mx.nd.nag_mom_update(weight, gradient, momentum, momentum=options.momentum, out=weight, **settings)
+            else:
+                mx.nd.sgd_update(weight, gradient, out=weight, **settings)
+
+    def _evaluate(self, images: Any, labels: Any) -> tuple[float, float]:
+        """Mean loss and share of right answers."""
+        loss, right = 0.0, 0
+        self.runner.forget_predictions()
+        batches = EvaluationBatches(images, labels, self.data, self.options.batch_size)
+        for position in range(len(batches)):
+            pixels, answers, _ = batches[position]
+            probabilities = mx.nd.softmax(self.runner.predict(pixels)).asnumpy()
+            loss += _cross_entropy(probabilities, answers)
+            right += int((probabilities.argmax(1) == answers).sum())
+        return loss / len(labels), right / len(labels)
+
+    def _refuse(self, loss: float, epoch: int, step: int) -> None:
+        kept = "no checkpoint was written before it"
+        if self.folder is not None and self.rows:
+            kept = f"the checkpoint of epoch {epoch - 1} in {self.folder.folder} is intact"
+        advice = f"Try a smaller --lr (now {self.options.lr:g})"
+        raise TrainingError(f"epoch {epoch}, step {step + 1}: the training loss is {loss}; {kept}. {advice}")
+
+    def _restore(self, folder: RunFolder) -> None:
+        state = load_arrays(folder.last)
+        if ROWS not in state:
+            raise TrainingError(
+                f"{folder.last} cannot be read as a checkpoint: it has no rows; restore that file, or start a new run "
+                "in another --save folder"
+            )
+        try:
+            weights = {n.removeprefix(WEIGHTS): array for n, array in state.items() if n.startswith(WEIGHTS)}
+            set_canonical_weights(self.model, weights)
+        except ValueError as error:
+            raise TrainingError(f"{folder.last} is of another model: {error}") from error
+        for name, momentum in self.momentum.items():
+            momentum[:] = state[MOMENTUM + name]
+        self.rows = json.loads(str(state[ROWS]))
+        folder.write_metrics(self.rows)
+        self.progress.line(f"resumed after epoch {len(self.rows)} of {self.options.n_epochs}")
+
+    def _keep(self, epoch: int) -> None:
+        """Write what a finished epoch leaves. Killed between two files, the resumed run writes the same again."""
+        weights = canonical_weights(self.model)
+        is_best = best_epoch(self.rows) == epoch
+        if self.folder is None:
+            self.best_weights = weights if is_best else self.best_weights
+            return
+        if is_best:
+            save_arrays(self.folder.best, weights)
+        state: dict[str, Any] = {WEIGHTS + name: array for name, array in weights.items()}
+        state |= {MOMENTUM + name: array.asnumpy() for name, array in self.momentum.items()}
+        save_arrays(self.folder.last, {**state, ROWS: np.array(json.dumps(self.rows))})
+        self.folder.write_metrics(self.rows)
+
+    def _finish(self) -> TrainingResult:
+        best = best_epoch(self.rows)
+        weights = self.best_weights if self.folder is None else load_arrays(self.folder.best)
+        set_canonical_weights(self.model, weights)
+        loss, accuracy = self._evaluate(self.data.test_images, self.data.test_labels)
+        result = TrainingResult(
+            epochs=len(self.rows),
+            best_epoch=best,
+            best_valid_accuracy=cast("float | None", self.rows[best - 1]["valid_accuracy"]),
+            test_loss=loss,
+            test_accuracy=accuracy,
+            device=device_name(self.context),
+            folder=self.folder.folder if self.folder is not None else None,
+            metrics=tuple(self.rows),
+        )
+        if self.folder is not None:
+            summary = asdict(result)
+            del summary["metrics"], summary["folder"]
+            self.folder.write_result(summary)
+        return result
+
+
+def _cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Sum over a batch, in nats; infinite or NaN if the network's values are."""
+    chosen = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return float(-np.log(np.maximum(chosen, np.finfo(np.float32).tiny)).sum())

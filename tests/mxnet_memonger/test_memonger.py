@@ -1,0 +1,265 @@
+"""The functions of memonger: the original's signatures, objectives, budgets, hints, Gluon, and what is refused."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mxnet_networks import assert_same_bits, dense_network, mx, recurrent_network, residual_network, step_results
+
+from benchmarks.original_memonger import original_search
+from mxnet_memonger import memonger
+from mxnet_memonger.binding import plan_bytes
+from mxnet_memonger.budget import parse_budget
+from mxnet_memonger.operators import forward_flops
+from mxnet_memonger.planning import find_cuts
+from mxnet_memonger.saving import mirrored_names
+from mxnet_memonger.symbol_graph import SymbolGraph
+from zoo.planner import InfeasibleBudgetError
+
+ROOT = Path(__file__).resolve().parents[2]
+LARGE = {"data": (16, 3, 32, 32)}
+
+
+def search(sym: Any, shapes: dict[str, Any] = LARGE, **settings: Any) -> Any:
+    return memonger.search_plan(sym, **{"ntrial": 1, "workers": 0, "return_info": True, **settings}, **shapes)
+
+
+@pytest.mark.quick
+def test_signatures_are_the_originals() -> None:
+    names = [list(inspect.signature(f).parameters) for f in (memonger.search_plan, memonger.make_mirror_plan)]
+    assert names[0][:3] == ["sym", "ntrial", "type_dict"]
+    assert names[1][:3] == ["sym", "threshold", "plan_info"]
+    assert list(inspect.signature(memonger.get_cost).parameters)[:2] == ["sym", "type_dict"]
+    assert inspect.signature(memonger.search_plan).parameters["ntrial"].default == 6
+
+
+def test_a_search_is_quiet_and_tells_when_asked(capfd: Any, caplog: Any) -> None:
+    with caplog.at_level(logging.INFO):
+        planned, info = search(residual_network())
+    assert capfd.readouterr() == ("", "")
+    assert "plans bound" in caplog.text
+    assert info.chosen.bytes == plan_bytes(planned, None, LARGE) < info.before_bytes
+    assert 0 < info.chosen.recomputed_share <= 1
+    assert info.bound > 10
+    assert info.seconds > 0
+    assert info.chosen.threshold_mib > 0
+    assert any(name.endswith("_out") or name.startswith("_plus") for name in info.chosen.kept)
+
+
+def test_the_frontier_falls_from_memory_to_work() -> None:
+    _, info = search(residual_network())
+    sizes, work = [p.bytes for p in info.frontier], [p.recomputed_flops for p in info.frontier]
+    assert len(sizes) >= 4
+    assert sizes == sorted(sizes)
+    assert work == sorted(work, reverse=True)
+    assert work[-1] == 0
+    assert info.frontier[0].bytes == info.chosen.bytes
+    middle = info.frontier[len(sizes) // 2]
+    assert plan_bytes(middle.symbol(), None, LARGE) == middle.bytes
+
+
+def test_a_budget_is_kept_with_less_work() -> None:
+    sym = residual_network()
+    _, least = search(sym)
+    budget = (least.chosen.bytes + least.before_bytes) // 2
+    _, found = search(sym, budget=budget)
+    assert found.chosen.bytes <= budget
+    assert found.chosen.recomputed_flops < least.chosen.recomputed_flops
+    _, roomy = search(sym, budget="2GiB")
+    assert roomy.chosen.recomputed_flops == 0
+    with pytest.raises(InfeasibleBudgetError, match="the smallest that works") as refused:
+        search(sym, budget="100 KB")
+    assert refused.value.smallest_bytes <= 1.02 * least.chosen.bytes
+
+
+def test_work_has_a_price_and_a_limit() -> None:
+    sym = residual_network()
+    _, free = search(sym)
+    _, priced = search(sym, bytes_per_flop=free.before_bytes / free.chosen.recomputed_flops)
+    assert priced.chosen.recomputed_flops < free.chosen.recomputed_flops
+    _, limited = search(sym, most_recomputed=0.3)
+    assert limited.chosen.recomputed_share <= 0.3
+    assert free.chosen.bytes < limited.chosen.bytes < free.before_bytes
+
+
+def test_without_copies_the_arguments_are_marks_alone() -> None:
+    sym = dense_network()
+    planned, _ = search(sym, copies=False)
+    assert len(SymbolGraph.of(planned).nodes) == len(SymbolGraph.of(sym).nodes)
+    assert planned.list_outputs() == sym.list_outputs()
+    assert planned.list_arguments() == sym.list_arguments()
+
+
+def test_worker_processes_find_what_this_process_finds() -> None:
+    found = [search(residual_network(2), workers=workers, ntrial=0)[1].chosen.bytes for workers in (0, 2)]
+    assert found[0] == found[1]
+
+
+def test_a_plan_of_a_plan_is_a_plan() -> None:
+    planned, info = search(residual_network())
+    again, more = search(planned)
+    assert more.before_bytes == info.chosen.bytes
+    assert more.chosen.bytes <= 1.02 * info.chosen.bytes
+    assert_same_bits(step_results(again, LARGE), step_results(residual_network(), LARGE))
+
+
+def test_marks_are_hints() -> None:
+    """One at a place that is no local minimum becomes a cut; integers make one cut of a time step's states."""
+    sym = residual_network(1)
+    plain = {cut.position for cut in find_cuts(SymbolGraph.of(sym, LARGE))}
+    internals = sym.get_internals()
+    internals["b0b_relu_output"]._set_attr(mirror_stage="True")
+    marked = SymbolGraph.of(sym, LARGE)
+    new = {cut.position for cut in find_cuts(marked)} - plain
+    assert [marked.nodes[position].name for position in new] == ["b0b_relu"]
+    rnn, shapes = recurrent_network(4)
+    cuts = find_cuts(SymbolGraph.of(rnn, shapes))
+    names = [{SymbolGraph.of(rnn).nodes[index].name for index in cut.nodes} for cut in cuts]
+    assert any({"l0_t1_out", "l0_t1_state", "l1_t1_state"} <= cut for cut in names)
+
+
+def test_no_plan_of_the_originals_is_better() -> None:
+    """Not even without a search: the original's rule is among the starts."""
+    sym = residual_network(8, marked=True)
+    _, info = search(sym, ntrial=0)
+    assert info.chosen.bytes <= original_search(sym, LARGE)
+
+
+def test_thresholds_keep_fewer_cuts_as_they_rise() -> None:
+    sym, info, saved = residual_network(), {}, []
+    for threshold in (0, 6, 1000):
+        planned = memonger.make_mirror_plan(sym, threshold, info, **LARGE)
+        saved.append(info["save_size"])
+        assert info["max_size"] > 0
+        assert len(mirrored_names(planned)) > 10
+    assert saved[0] > saved[1] > saved[2] == 0
+
+
+def test_shapes_may_be_carried_by_variables() -> None:
+    data = mx.sym.Variable("data", shape=(64, 32))
+    values = data
+    for layer in range(9):  # a chain without marks
+        values = mx.sym.Activation(mx.sym.FullyConnected(values, num_hidden=32, name=f"fc{layer}"), act_type="tanh")
+    planned, info = search(values, {})
+    assert info.chosen.bytes < 0.8 * info.before_bytes
+    assert len(mirrored_names(planned)) > 4
+
+
+def test_a_network_without_parameters_is_planned() -> None:
+    values = mx.sym.Variable("data")
+    for _ in range(8):
+        values = mx.sym.tanh(values)
+    _, info = search(values, {"data": (256, 256)})
+    assert info.chosen.bytes <= info.before_bytes
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda net: memonger.search_plan(net), ValueError, r"give the shapes of data: search_plan\(sym, data="),
+        (lambda net: memonger.get_cost(net), ValueError, "get_cost: give the shapes of data"),
+        (lambda net: memonger.search_plan(net, dat=(1, 3, 8, 8)), ValueError, "unknown input 'dat': did you mean data"),
+        (lambda net: memonger.search_plan(net, data=(4, 3)), ValueError, "do not fit the network"),
+        (lambda net: memonger.search_plan(net, data="4"), TypeError, "data must be a shape"),
+        (lambda net: memonger.search_plan(net, data=(4.0, 3)), TypeError, "shape of integers"),
+        (lambda net: memonger.search_plan(net, data=(0, 3, 8, 8)), ValueError, "at least 1"),
+        (lambda net: memonger.search_plan("net", data=(1,)), TypeError, "an mx.sym.Symbol is needed, not str"),
+        (lambda net: memonger.search_plan(mx.gluon.nn.Dense(2)), TypeError, "call memonger.gluon_train"),
+        (lambda net: memonger.search_plan(mx.sym.zeros((2,))), ValueError, "reads no input"),
+        (lambda net: search(net, budget="much"), ValueError, "budget must be a number with one of"),
+        (lambda net: search(net, budget=0), ValueError, "budget must be above 0"),
+        (lambda net: search(net, budget=True), TypeError, "budget must be bytes"),
+        (lambda net: search(net, budget=1e9, most_recomputed=0.5), ValueError, "give one of them"),
+        (lambda net: search(net, most_recomputed=2), ValueError, "a share from 0 to 1"),
+        (lambda net: search(net, ntrial=-1), ValueError, "ntrial must be"),
+        (lambda net: search(net, workers=-1), ValueError, "workers must be"),
+        (lambda net: search(net, bytes_per_flop=-1), ValueError, "bytes_per_flop must be"),
+        (lambda net: memonger.make_mirror_plan(net, -1, **LARGE), ValueError, "threshold must be"),
+    ],
+)
+def test_bad_input_is_named(call: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        call(residual_network(1))
+
+
+def test_budgets_as_people_write_them() -> None:
+    assert [parse_budget(text) for text in ("2GiB", "512 MB", "1kb", 7)] == [2**31, 512 * 10**6, 1000, 7]
+    for bad in ("1.2.3 MB", "-1", "nan", float("nan"), ""):
+        with pytest.raises(ValueError, match="budget"):
+            parse_budget(bad)
+
+
+def test_a_convolutions_work_is_counted_by_its_definition() -> None:
+    """By the products of the definition: outputs times kernel times input channels of a group, twice."""
+    found = forward_flops("Convolution", {}, [(2, 8, 5, 5), (6, 4, 3, 3)], [(2, 6, 5, 5)])
+    assert found == 2 * (2 * 6 * 5 * 5) * (4 * 3 * 3)
+    assert forward_flops("batch_dot", {}, [(3, 2, 7), (3, 7, 4)], [(3, 2, 4)]) == 2 * 3 * 2 * 4 * 7
+
+
+def test_feedforward_fits_a_planned_network() -> None:
+    """With the original's import line replaced, and nothing else changed."""
+    draw = np.random.default_rng(0)
+    labels = np.arange(32) % 2
+    images = (draw.standard_normal((32, 3, 12, 12)) * 0.1 + labels[:, None, None, None]).astype(np.float32)
+    planned = memonger.search_plan(residual_network(1), ntrial=0, data=(8, 3, 12, 12))
+    recipe = {"num_epoch": 6, "learning_rate": 0.1, "numpy_batch_size": 8, "initializer": mx.init.Xavier()}
+    model = mx.model.FeedForward(planned, **recipe)
+    model.fit(images, labels.astype(np.float32))
+    assert (model.predict(images).argmax(1) == labels).mean() > 0.9
+
+
+def test_gluon_gets_the_same_gradients_from_a_plan() -> None:
+    def network() -> Any:
+        net = mx.gluon.nn.HybridSequential(prefix="net_")
+        with net.name_scope():
+            for _ in range(6):
+                net.add(mx.gluon.nn.Conv2D(16, 3, padding=1), mx.gluon.nn.BatchNorm(), mx.gluon.nn.Activation("relu"))
+            net.add(mx.gluon.nn.Dense(4))
+        mx.random.seed(0)
+        np.random.seed(0)
+        net.initialize(mx.init.Xavier())
+        net(mx.nd.ones((1, 3, 16, 16)))
+        return net
+
+    loss = mx.gluon.loss.SoftmaxCrossEntropyLoss()
+    data, label = mx.nd.random.normal(shape=(8, 3, 16, 16)), mx.nd.array(np.arange(8) % 4)
+    own, planned = network(), network()
+    with mx.autograd.record():
+        expected = loss(own(data), label)
+    expected.backward()
+    step = memonger.gluon_train(planned, loss, data.shape, label.shape, workers=0, ntrial=0, most_recomputed=1.0)
+    assert step.executor.debug_str().count("Op:Convolution") > 6  # of six, some run again
+    found, scores = step(data, label)
+    assert scores.shape == (8, 4)
+    assert np.array_equal(found.asnumpy(), expected.asnumpy())
+    mx.nd.waitall()
+    for mine, theirs in zip(planned.collect_params().values(), own.collect_params().values(), strict=True):
+        assert np.allclose(mine.data().asnumpy(), theirs.data().asnumpy(), rtol=1e-6, atol=1e-7)
+        if theirs.grad_req != "null":
+            assert np.allclose(mine.grad().asnumpy(), theirs.grad().asnumpy(), rtol=1e-5, atol=1e-6), mine.name
+    before = planned.collect_params()["net_dense0_weight"].data().asnumpy()
+    mx.gluon.Trainer(planned.collect_params(), "sgd", {"learning_rate": 0.1}).step(8)
+    assert not np.array_equal(planned.collect_params()["net_dense0_weight"].data().asnumpy(), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("mxnet_resnet_search", ["--blocks", "1", "1", "1", "1", "--batch", "2", "--ntrial", "0"]),
+        ("mxnet_lstm_search", ["--steps", "6", "--layers", "2", "--hidden", "32", "--batch", "64", "--ntrial", "0"]),
+    ],
+)
+def test_the_examples_run(name: str, flags: list[str]) -> None:
+    command = [sys.executable, f"examples/{name}.py", *flags]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=True, env=environment)
+    before, after = (int(line.split()[1]) for line in done.stdout.splitlines())
+    assert after < before
