@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import platform
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +24,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import zoo
-from pytorch_models import build_model, measure_step
-from zoo.policy import MemoryPolicy
-from zoo.report import MIB
+# Python looks first beside this file, where kernels.py is called like a package: look in the project instead.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+import zoo  # noqa: E402
+from pytorch_models import build_model, measure_step  # noqa: E402
+from zoo.policy import MemoryPolicy  # noqa: E402
+from zoo.report import MIB  # noqa: E402
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import csv
 import gc
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,8 +24,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from pytorch_models import LSTM, measure_step
-from zoo.report import MIB
+# Python looks first beside this file, where kernels.py is called like a package: look in the project instead.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+from pytorch_models import LSTM, measure_step  # noqa: E402
+from zoo.report import MIB  # noqa: E402
 
 SHAPE: Mapping[str, Any] = MappingProxyType({"input_size": 28, "hidden_size": 512, "num_layers": 2})
 BATCH = 8

@@ -81,7 +81,7 @@ def test_without_data_it_learns_real_digits_and_compares_memory(tmp_path: Path) 
         name: float(peak)
         for name, peak in re.findall(r"^(\w[\w, ]*?)  +\d+\.\d  +\d\.\d\dx  +(\d+\.\d)  ", out, re.MULTILINE)
     }
-    assert list(peaks) == ["plain", "efficient, keep_bottleneck", "efficient"]
+    assert list(peaks) == ["plain", "efficient, keep_bottleneck", "efficient", "efficient, compressed 2"]
     assert peaks["efficient"] <= peaks["efficient, keep_bottleneck"] < peaks["plain"]
 
 

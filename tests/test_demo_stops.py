@@ -107,7 +107,7 @@ def test_a_comparison_that_does_not_fit_loses_nothing(tmp_path: Path, monkeypatc
     code, out, err = run(*line)
     assert (code, err) == (0, "")
     assert "note    batch 400 is more than the 142 training images" in out
-    assert pictures == [True] * 4
+    assert pictures == [True] * 5
     told = [line for line in out.splitlines() if line.startswith("memory  plain is not in the comparison")]
     assert len(told) == 1
     assert "out of memory on cpu: a step of 142 images of 32 x 32 pixels needs " in told[0]

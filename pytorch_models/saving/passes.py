@@ -32,7 +32,7 @@ def channel_sums(values: Tensor) -> Tensor:
 
 def batch_statistics(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over (N, H, W), (C,) each; no cancellation when |mean| is large."""
-    if norm_path(values) != TORCH:
+    if values.numel() and norm_path(values) != TORCH:
         mean, variance = kernel_ops.channel_statistics(values)
         return mean, variance
     dtype = statistics_dtype(values.dtype)

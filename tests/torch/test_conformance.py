@@ -15,7 +15,7 @@ from tiny_densenet import step
 from torch import nn
 from torch.nn import functional as F
 
-from pytorch_models import LSTM, measure_step
+from pytorch_models import LSTM, feature_extractor, measure_step
 from pytorch_models.saving import tiles
 
 ROWS = [(family, flags) for family in FAMILIES.values() for flags in family.flags]
@@ -213,3 +213,21 @@ def test_a_copy_and_a_pickled_copy_behave_alike(family: Family) -> None:
     assert copy.deepcopy(model).policy == model.policy != family.build().policy
     _, again = pair_of(family, flags)
     assert_same(step(copy.deepcopy(again), inputs_of(family)), expected, tolerance=0)
+
+
+@pytest.mark.parametrize(("family", "flags"), [row for row in ROWS if len(row[0].inputs) == 4])
+def test_gradient_checkpointing_keeps_less_and_changes_no_number(family: Family, flags: Flags) -> None:
+    plain, other = pair_of(family, flags)
+    before = measure_step(other, family.inputs, dtype=torch.float64, execute=False).saved_bytes
+    other.set_grad_checkpointing()
+    assert measure_step(other, family.inputs, dtype=torch.float64, execute=False).saved_bytes < before
+    assert_same(step(other, inputs_of(family)), step(plain, inputs_of(family)))
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES.values() if family.build.func is not LSTM])
+def test_feature_maps_shrink(family: Family) -> None:
+    features = feature_extractor(family.build(efficient=True))
+    assert list(features.reductions) == sorted(set(features.reductions))
+    shapes = [maps.shape[1:] for maps in features.eval()(torch.zeros(2, 3, 64, 64))]
+    expected = [(c, 64 // r, 64 // r) for c, r in zip(features.channels, features.reductions, strict=True)]
+    assert [tuple(shape) for shape in shapes] == expected

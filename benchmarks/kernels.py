@@ -1,6 +1,6 @@
 """Throughput of every kernel beside a copy of the same tensor in the same run, on the CPU and, with CuPy, the GPU.
 
-Run: python benchmarks/kernel_speed.py [--backend cpu cuda] [--mib 256] [--repeats 9] [--only quantize] [--csv FILE]
+Run: python benchmarks/kernels.py [--backend cpu cuda] [--mib 256] [--repeats 9] [--only quantize] [--csv FILE]
 Throughput is payload: bytes of the uncompressed tensor a second, whatever else a kernel reads or writes; the copy is
 counted the same way. A copy is timed next to every run of a kernel: the ratio is the median over these pairs, the best
 ratio that of the shortest times of both. Compare ratios, because machines are noisy; the best one suffers least from
