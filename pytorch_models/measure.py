@@ -165,14 +165,15 @@ def _tracked_step(model: nn.Module, batch: tuple[Tensor, ...], mode: FakeTensorM
         "peak_bytes": tracker.peak_bytes,
         "parts": _parts(tracker.alive_at_peak(), [a for a in gradients if a is not None]),
         "rows": tuple(_rows(saved)),
-        "ran_on": _ran_on(tracker, batch[0]),
+        "ran_on": _ran_on(tracker, model, batch[0]),
     }
 
 
-def _ran_on(tracker: MemoryTracker, inputs: Tensor) -> str:
-    """Which kernels ran, as seen; "" for none, which is what plain models and devices without kernels do."""
-    kernels = {"cpu": "numba kernels", "cuda": "CUDA kernels"}.get(inputs.device.type, "kernels")
-    return kernels if tracker.operators[NAMESPACE] else ""
+def _ran_on(tracker: MemoryTracker, model: nn.Module, inputs: Tensor) -> str:
+    """Which kernels ran, as seen; PyTorch's operators in a saving model that needs none; "" for a plain one."""
+    if tracker.operators[NAMESPACE]:
+        return {"cpu": "numba kernels", "cuda": "CUDA kernels"}.get(inputs.device.type, "kernels")
+    return "PyTorch's operators" if getattr(getattr(model, "policy", None), "recompute_activations", False) else ""
 
 
 def _parts(alive: list[Allocation], gradients: list[Allocation]) -> dict[str, int]:

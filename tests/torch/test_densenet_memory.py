@@ -79,7 +79,8 @@ def test_stored_bytes_are_bits_and_metadata(bits: int) -> None:
 
 def test_reports_say_which_kernels_ran() -> None:
     assert measure_step(DenseNet(**TINY), (2, 3, 8, 8), repeats=0).ran_on == ""
-    assert measure_step(DenseNet(**TINY, efficient=True), (2, 3, 8, 8), repeats=0).ran_on == "numba kernels"
+    assert measure_step(DenseNet(**TINY, efficient=True), (2, 3, 8, 8), repeats=0).ran_on == "PyTorch's operators"
+    assert measure_step(DenseNet(**TINY, compressed=2), (2, 3, 8, 8), repeats=0).ran_on == "numba kernels"
 
 
 def test_plain_is_what_the_readme_says() -> None:
