@@ -9,20 +9,17 @@ percentage points to the exact network of the same seed.
 from __future__ import annotations
 
 import argparse
-import csv
-import platform
 import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 # Python looks first beside this file, where kernels.py is called like a package: look in the project instead.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 import pytorch_models  # noqa: E402
 import zoo.data  # noqa: E402
+from benchmarks.rows import measured_with, write_csv  # noqa: E402
 from zoo.densenet import DenseNetConfig  # noqa: E402
 from zoo.experiment import in_colour  # noqa: E402
 from zoo.options import TrainingOptions  # noqa: E402
@@ -92,10 +89,9 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="also write every run to this file")
     arguments = parser.parse_args()
     data = in_colour(zoo.data.load("mnist5k"))
-    versions = f"Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}"
     print(
         f"DenseNet-BC-{arguments.depth} k=12 on mnist5k, {arguments.epochs} epochs, batch {arguments.batch}, "
-        f"{arguments.seeds} seeds; {arguments.device}, {platform.machine()}; {versions}",
+        f"{arguments.seeds} seeds; {measured_with(arguments.device)}",
         flush=True,
     )
     schemes = [EXACT, *(scheme for scheme in arguments.schemes if scheme != EXACT)]
@@ -105,11 +101,7 @@ def main() -> None:
             rows.append(train(scheme, seed, arguments, data))
             print(f"{scheme:>10} seed {seed}: {rows[-1]['accuracy']:.2f} %, {rows[-1]['seconds']:.0f} s", flush=True)
     print(as_table(rows))
-    if arguments.csv:
-        with arguments.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+    write_csv(arguments.csv, rows)
 
 
 if __name__ == "__main__":

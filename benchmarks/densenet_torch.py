@@ -9,8 +9,6 @@ compare ratios, not seconds. Percentiles are over all steps but each process's f
 from __future__ import annotations
 
 import argparse
-import csv
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 # Python looks first beside this file, where kernels.py is called like a package: look in the project instead.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
+from benchmarks.rows import measured_with, write_csv  # noqa: E402
 from pytorch_models import DenseNet, measure_step  # noqa: E402
 from pytorch_models.densenet_blocks import DenseLayer  # noqa: E402
 from zoo.report import MIB  # noqa: E402
@@ -140,9 +139,7 @@ def measure(batch: int, rounds: int, steps: int, device: str) -> list[dict[str, 
 
 def heading(device: str) -> str:
     """What the figures were measured with."""
-    versions = f"Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}"
-    machine = f"{device}, {platform.machine()}, {torch.get_num_threads()} threads"
-    return f"DenseNet-BC-100 k=12, 32x32, float32; {machine}; {versions}"
+    return f"DenseNet-BC-100 k=12, 32x32, float32; {measured_with(device)}"
 
 
 def as_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -188,11 +185,7 @@ def main() -> None:
     print(as_markdown(rows))
     if arguments.readme:
         write_readme(f"{heading(arguments.device)}:\n\n{as_markdown(rows)}")
-    if arguments.csv:
-        with arguments.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+    write_csv(arguments.csv, rows)
 
 
 if __name__ == "__main__":

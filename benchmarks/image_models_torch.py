@@ -10,8 +10,6 @@ fastest of the repeats counts. Compare ratios, not seconds.
 from __future__ import annotations
 
 import argparse
-import csv
-import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +25,7 @@ from torch.nn import functional as F
 # Python looks first beside this file, where kernels.py is called like a package: look in the project instead.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 import zoo  # noqa: E402
+from benchmarks.rows import measured_with, write_csv  # noqa: E402
 from pytorch_models import build_model, measure_step  # noqa: E402
 from zoo.policy import MemoryPolicy  # noqa: E402
 from zoo.report import MIB  # noqa: E402
@@ -104,10 +103,8 @@ def measure(name: str, shape: tuple[int, ...], timed_batch: int, repeats: int, d
 
 def heading(shape: tuple[int, ...], timed_batch: int, device: str) -> str:
     """What the figures were measured with."""
-    versions = f"Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}"
-    machine = f"{device}, {platform.machine()}, {torch.get_num_threads()} threads"
     pixels = f"{shape[-1]}x{shape[-2]}"
-    return f"{pixels}, float32; bytes at batch {shape[0]}, time at batch {timed_batch}; {machine}; {versions}"
+    return f"{pixels}, float32; bytes at batch {shape[0]}, time at batch {timed_batch}; {measured_with(device)}"
 
 
 def as_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -141,11 +138,7 @@ def main() -> None:
     for name in arguments.models:
         rows += measure(name, shape, arguments.timed_batch, arguments.repeats, arguments.device)
     print(as_markdown(rows))
-    if arguments.csv:
-        with arguments.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+    write_csv(arguments.csv, rows)
 
 
 if __name__ == "__main__":

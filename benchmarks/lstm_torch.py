@@ -8,9 +8,7 @@ taken in turns within one process, because machines are noisy: compare ratios, n
 from __future__ import annotations
 
 import argparse
-import csv
 import gc
-import platform
 import statistics
 import sys
 import time
@@ -26,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 # Python looks first beside this file, where kernels.py is called like a package: look in the project instead.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
+from benchmarks.rows import measured_with, write_csv  # noqa: E402
 from pytorch_models import LSTM, measure_step  # noqa: E402
 from zoo.report import MIB  # noqa: E402
 
@@ -137,20 +136,15 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="also write the rows to this file")
     parser.add_argument("--bidirectional", action="store_true", help="rows of a bidirectional LSTM too")
     arguments = parser.parse_args()
-    versions = f"Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}"
-    machine = f"{arguments.device}, {platform.machine()}, {torch.get_num_threads()} threads"
-    print(f"LSTM 2 x 512, batch {BATCH}, input 28, float32, class from the last state; {machine}; {versions}\n")
+    network = f"LSTM 2 x 512, batch {BATCH}, input 28, float32, class from the last state"
+    print(f"{network}; {measured_with(arguments.device)}\n")
     rows = []
     for steps in arguments.steps:
         for bidirectional in (False, True) if arguments.bidirectional else (False,):
             rows += measure(steps, arguments.repeats, arguments.device, bidirectional)
     print_rows(rows)
     print_growth()
-    if arguments.csv:
-        with arguments.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+    write_csv(arguments.csv, rows)
 
 
 if __name__ == "__main__":

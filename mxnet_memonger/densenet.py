@@ -9,7 +9,6 @@ from mxnet_memonger.numpy_names import mx
 from mxnet_memonger.rewrites import CHANNEL_BLOCK
 from mxnet_memonger.symbol_model import SymbolModel
 from zoo.densenet import DenseNetConfig
-from zoo.policy import MemoryPolicy
 
 
 class DenseNet(SymbolModel):
@@ -27,18 +26,12 @@ class DenseNet(SymbolModel):
         [(2, 10)]
     """
 
-    def __init__(
-        self,
-        *,
-        efficient: bool = False,
-        keep_bottleneck: bool = False,
-        opt_memory: int | None = None,
-        compressed: int | str | None = None,
-        **fields: Any,
-    ) -> None:
-        policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
-        config = DenseNetConfig(**fields)
-        super().__init__(config, policy, densenet_symbol(config))
+    config_type = DenseNetConfig
+
+    @staticmethod
+    def build(config: DenseNetConfig) -> Any:
+        """See `densenet_symbol`."""
+        return densenet_symbol(config)
 
 
 def densenet_symbol(config: DenseNetConfig) -> Any:

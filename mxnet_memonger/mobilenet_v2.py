@@ -8,7 +8,6 @@ from mxnet_memonger.layers import convolution, linear, norm
 from mxnet_memonger.numpy_names import mx
 from mxnet_memonger.symbol_model import SymbolModel
 from zoo.mobilenet_v2 import InvertedShape, MobileNetV2Config
-from zoo.policy import MemoryPolicy
 
 
 class MobileNetV2(SymbolModel):
@@ -26,18 +25,12 @@ class MobileNetV2(SymbolModel):
         [(2, 10)]
     """
 
-    def __init__(
-        self,
-        *,
-        efficient: bool = False,
-        keep_bottleneck: bool = False,
-        opt_memory: int | None = None,
-        compressed: int | str | None = None,
-        **fields: Any,
-    ) -> None:
-        policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
-        config = MobileNetV2Config(**fields)
-        super().__init__(config, policy, mobilenet_v2_symbol(config))
+    config_type = MobileNetV2Config
+
+    @staticmethod
+    def build(config: MobileNetV2Config) -> Any:
+        """See `mobilenet_v2_symbol`."""
+        return mobilenet_v2_symbol(config)
 
 
 def mobilenet_v2_symbol(config: MobileNetV2Config) -> Any:

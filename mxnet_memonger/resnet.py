@@ -7,7 +7,6 @@ from typing import Any
 from mxnet_memonger.layers import classifier, convolution, max_pool, norm, norm_relu, relu
 from mxnet_memonger.numpy_names import mx
 from mxnet_memonger.symbol_model import SymbolModel
-from zoo.policy import MemoryPolicy
 from zoo.resnet import BlockShape, ResNetConfig
 
 
@@ -26,18 +25,12 @@ class ResNet(SymbolModel):
         [(2, 10)]
     """
 
-    def __init__(
-        self,
-        *,
-        efficient: bool = False,
-        keep_bottleneck: bool = False,
-        opt_memory: int | None = None,
-        compressed: int | str | None = None,
-        **fields: Any,
-    ) -> None:
-        policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
-        config = ResNetConfig(**fields)
-        super().__init__(config, policy, resnet_symbol(config))
+    config_type = ResNetConfig
+
+    @staticmethod
+    def build(config: ResNetConfig) -> Any:
+        """See `resnet_symbol`."""
+        return resnet_symbol(config)
 
 
 def resnet_symbol(config: ResNetConfig) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from mxnet_memonger import memonger
 from mxnet_memonger.binding import bind_for_prediction
@@ -15,24 +16,39 @@ LABEL = "softmax_label"
 HALF_A_PASS = 0.5  # of the forward work, what keep_bottleneck lets be done again
 
 
-class SymbolModel:
+class SymbolModel(abc.ABC):
     """What every network of the zoo is in MXNet.
 
+    A family names its `config_type` and says how its Symbol is built.
+
     Args:
-        config: of the family.
-        policy: what to keep.
-        symbol: from "data" to scores (N, num_classes).
+        efficient: `for_training` gives a planned Symbol: least memory, same numbers to the bit.
+        keep_bottleneck: with `efficient`, at most half of a forward pass is done again: more bytes, less time.
+        opt_memory, compressed: not of MXNet.
+        fields: of the family's config.
 
     Attributes:
         spec: the family's config.
-        symbol: as given; for prediction, or to build upon.
+        symbol: from "data" to scores (N, num_classes); for prediction, or to build upon.
         arrays: parameters and running statistics by canonical name, freshly initialised; trained in place.
 
     Raises:
         ValueError: a level of `opt_memory` other than 0, or `compressed`.
     """
 
-    def __init__(self, config: Any, policy: MemoryPolicy, symbol: Any) -> None:
+    config_type: ClassVar[type]
+
+    def __init__(
+        self,
+        *,
+        efficient: bool = False,
+        keep_bottleneck: bool = False,
+        opt_memory: int | None = None,
+        compressed: int | str | None = None,
+        **fields: Any,
+    ) -> None:
+        policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
+        config = self.config_type(**fields)
         if policy.opt_memory:
             raise ValueError(
                 f"opt_memory={policy.opt_memory}: the classic levels are of PyTorch's DenseNet; in MXNet give "
@@ -42,10 +58,15 @@ class SymbolModel:
             raise ValueError(
                 f"compressed={policy.compressed}: not offered in MXNet; use framework=torch, or efficient=True here"
             )
-        self.spec, self.policy, self.symbol = config, policy, symbol
+        self.spec, self.policy, self.symbol = config, policy, self.build(config)
         self._planned: dict[tuple[int, ...], Any] = {}
         shape = (2, getattr(config, "in_chans", 3), config.image_size, config.image_size)
-        self.arrays = initial_arrays(symbol, {"data": shape})
+        self.arrays = initial_arrays(self.symbol, {"data": shape})
+
+    @staticmethod
+    @abc.abstractmethod
+    def build(config: Any) -> Any:
+        """The Symbol of a config."""
 
     @classmethod
     def from_config(cls, config: Any, policy: MemoryPolicy) -> SymbolModel:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import time
-from dataclasses import asdict
 from typing import Any, cast
 
 import numpy as np
@@ -212,9 +211,7 @@ class Trainer:
             metrics=tuple(self.rows),
         )
         if self.folder is not None:
-            summary = asdict(result)
-            del summary["metrics"], summary["folder"]
-            self.folder.write_result(summary)
+            self.folder.write_result(result.summary)
         return result
 
 

@@ -13,7 +13,7 @@ from pytorch_models.densenet_blocks import DenseBlock, Transition
 from pytorch_models.saving import BlockCall, InputKeeping, call_that_made, convolution_format, has_hooks, norm_act_then
 from pytorch_models.segments import give_configs, run_as_segment
 from pytorch_models.weights import canonical_densenet_name
-from pytorch_models.zoo_model import ZooModel
+from pytorch_models.zoo_model import ZooModel, check_images
 from zoo.densenet import DenseNetConfig
 from zoo.policy import MemoryPolicy
 
@@ -159,11 +159,6 @@ class DenseNet(ZooModel):
         self._initialise()
         give_configs(self)
 
-    @classmethod
-    def from_config(cls, config: DenseNetConfig, policy: MemoryPolicy = MemoryPolicy()) -> DenseNet:  # noqa: B008 - frozen
-        """Build from zoo's values."""
-        return cls(**vars(config), **vars(policy))
-
     def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -173,9 +168,7 @@ class DenseNet(ZooModel):
     def forward(self, images: Tensor) -> Tensor:
         """(N, in_chans, H, W) -> (N, num_classes) scores."""
         channels = getattr(getattr(self.features, "conv0", None), "in_channels", self.spec.in_chans)
-        if images.dim() != 4 or images.shape[1] != channels:
-            needed = f"(N, {channels}, height, width)"
-            raise ValueError(f"DenseNet needs images of shape {needed}, not {tuple(images.shape)}")
+        check_images("DenseNet", images, channels)
         features_are_ours = type(self.features) is Features and "forward" not in vars(self.features)
         if self.policy.recompute_activations and features_are_ours and not has_hooks(self.features):
             values, made_by = self.features.before_last_norm(images)

@@ -74,11 +74,6 @@ class LSTM(ZooModel):
         self._initialise()
         give_configs(self)
 
-    @classmethod
-    def from_config(cls, config: LSTMConfig, policy: MemoryPolicy = MemoryPolicy()) -> LSTM:  # noqa: B008 - frozen
-        """Build from zoo's values."""
-        return cls(**vars(config), **vars(policy))
-
     def _initialise(self) -> None:
         """torch.nn.LSTM's own, with forget gates open at first (Jozefowicz et al. 2015), half in each bias."""
         hidden = self.spec.hidden_size

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from pytorch_models.saving import Step, chain, warn_plain, why_chain_is_plain, why_containers_are_needed
 from pytorch_models.segments import give_configs
-from pytorch_models.zoo_model import ZooModel
+from pytorch_models.zoo_model import ZooModel, check_images
 from zoo.mobilenet_v2 import InvertedShape, MobileNetV2Config
 from zoo.policy import MemoryPolicy
 
@@ -173,11 +173,6 @@ class MobileNetV2(ZooModel):
         self._initialise()
         give_configs(self)
 
-    @classmethod
-    def from_config(cls, config: MobileNetV2Config, policy: MemoryPolicy = MemoryPolicy()) -> MobileNetV2:  # noqa: B008 - frozen
-        """Build from zoo's values."""
-        return cls(**vars(config), **vars(policy))
-
     def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -189,9 +184,7 @@ class MobileNetV2(ZooModel):
     def forward(self, images: Tensor) -> Tensor:
         """(N, in_chans, H, W) -> (N, num_classes) scores."""
         channels = self.spec.in_chans
-        if images.dim() != 4 or images.shape[1] != channels:
-            needed = f"(N, {channels}, height, width)"
-            raise ValueError(f"MobileNetV2 needs images of shape {needed}, not {tuple(images.shape)}")
+        check_images("MobileNetV2", images, channels)
         values = self.features(images)
         return self.classifier(F.adaptive_avg_pool2d(values, 1).flatten(1))
 

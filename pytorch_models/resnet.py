@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from pytorch_models.saving import Step, chain, norm_act_then, warn_plain, why_chain_is_plain, why_containers_are_needed
 from pytorch_models.segments import give_configs
-from pytorch_models.zoo_model import ZooModel
+from pytorch_models.zoo_model import ZooModel, check_images
 from zoo.policy import MemoryPolicy
 from zoo.resnet import BlockShape, ResNetConfig
 
@@ -225,11 +225,6 @@ class ResNet(ZooModel):
         self._initialise()
         give_configs(self)
 
-    @classmethod
-    def from_config(cls, config: ResNetConfig, policy: MemoryPolicy = MemoryPolicy()) -> ResNet:  # noqa: B008 - frozen
-        """Build from zoo's values."""
-        return cls(**vars(config), **vars(policy))
-
     def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -249,9 +244,7 @@ class ResNet(ZooModel):
     def forward(self, images: Tensor) -> Tensor:
         """(N, in_chans, H, W) -> (N, num_classes) scores."""
         channels = getattr(self.conv1, "in_channels", self.spec.in_chans)
-        if images.dim() != 4 or images.shape[1] != channels:
-            needed = f"(N, {channels}, height, width)"
-            raise ValueError(f"ResNet needs images of shape {needed}, not {tuple(images.shape)}")
+        check_images("ResNet", images, channels)
         values = self._stem(images)
         for stage in self.stages:
             values = stage(values)

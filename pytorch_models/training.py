@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any, cast
 
 import torch
@@ -290,7 +289,5 @@ class Trainer:
             metrics=tuple(self.rows),
         )
         if self.folder is not None and self.worker.rank == 0:
-            summary = asdict(result)
-            del summary["metrics"], summary["folder"]
-            self.folder.write_result(summary)
+            self.folder.write_result(result.summary)
         return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -46,6 +46,11 @@ class ZooModel(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_load_state_dict_pre_hook(adopt_names)
+
+    @classmethod
+    def from_config(cls, config: Any, policy: MemoryPolicy = MemoryPolicy()) -> Self:  # noqa: B008 - frozen
+        """Build from zoo's values."""
+        return cls(**vars(config), **vars(policy))
 
     @staticmethod
     def canonical_name(name: str) -> str:
@@ -102,3 +107,14 @@ class ZooModel(nn.Module):
             NotImplementedError: this family has no feature maps.
         """
         raise NotImplementedError(f"{type(self).__name__} has no feature maps")
+
+
+def check_images(family: str, images: Tensor, channels: int) -> None:
+    """Refuse what are no images of so many channels.
+
+    Raises:
+        ValueError: another shape than (N, channels, height, width).
+    """
+    if images.dim() != 4 or images.shape[1] != channels:
+        needed = f"(N, {channels}, height, width)"
+        raise ValueError(f"{family} needs images of shape {needed}, not {tuple(images.shape)}")

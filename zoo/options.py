@@ -121,6 +121,11 @@ class TrainingResult:
     folder: Path | None = None
     metrics: tuple[Mapping[str, float | int | None], ...] = ()
 
+    @property
+    def summary(self) -> dict[str, object]:
+        """What result.json holds: all but what stands in the folder anyway."""
+        return {name: value for name, value in vars(self).items() if name not in ("folder", "metrics")}
+
 
 def _check_number(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -19,6 +19,7 @@ from pytorch_models.saving.chain_call import ChainCall, Step, read_chain
 from pytorch_models.saving.chain_saved import SavedChain
 from pytorch_models.saving.eligibility import (
     graph_is_being_exported,
+    refuse_second_derivative,
     warn_plain,
     why_call_is_plain,
     why_chain_is_plain,
@@ -125,11 +126,7 @@ class ChainFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "norm+activation+convolution that recomputes cannot be differentiated twice (create_graph=True): "
-                "build the model with efficient=False where gradients of gradients are needed"
-            )
+        refuse_second_derivative("norm+activation+convolution that recomputes")
         with autocast_to(gradient.device, None):
             needs_inputs, needs_shortcut, _, *needs = ctx.needs_input_grad
             run = ChainBackward(ctx.call, SavedChain.restore(ctx), gradient, needs, needs_inputs, needs_shortcut)

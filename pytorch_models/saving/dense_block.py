@@ -25,6 +25,7 @@ from pytorch_models.saving.dense_call import BlockCall, read_block
 from pytorch_models.saving.dense_forward import run_in_plain_order, run_in_shared_buffer
 from pytorch_models.saving.eligibility import (
     graph_is_being_exported,
+    refuse_second_derivative,
     warn_plain,
     why_block_is_plain,
     why_call_is_plain,
@@ -95,11 +96,7 @@ class DenseBlockFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "DenseNet with shared storage cannot be differentiated twice (create_graph=True): "
-                "build the model with efficient=False where gradients of gradients are needed"
-            )
+        refuse_second_derivative("DenseNet with shared storage")
         with autocast_to(gradient.device, None):
             needs = ctx.needs_input_grad  # type: ignore[attr-defined]
             run = BlockBackward(ctx.call, SavedTensors.restore(ctx), gradient, needs[2:], needs[0])  # type: ignore[attr-defined]

@@ -139,3 +139,16 @@ def why_call_is_plain() -> str | None:
 def graph_is_being_exported() -> bool:
     """Whether the forward pass is traced for inference, where there is nothing to save."""
     return torch.compiler.is_exporting() or torch.jit.is_tracing()
+
+
+def refuse_second_derivative(what: str) -> None:
+    """In a Function's backward pass: refuse to be recorded, for what is recomputed there has no graph.
+
+    Raises:
+        RuntimeError: gradients of gradients are asked for.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            f"{what} cannot be differentiated twice (create_graph=True): "
+            "build the model with efficient=False where gradients of gradients are needed"
+        )

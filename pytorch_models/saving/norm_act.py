@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pytorch_models.kernel_arrays import dense_like, layout_of
 from pytorch_models.saving.eligibility import (
     graph_is_being_exported,
+    refuse_second_derivative,
     warn_plain,
     why_call_is_plain,
     why_norm_act_is_plain,
@@ -99,11 +100,7 @@ class NormActFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "a norm+ReLU that recomputes cannot be differentiated twice (create_graph=True): "
-                "build the model with efficient=False where gradients of gradients are needed"
-            )
+        refuse_second_derivative("a norm+ReLU that recomputes")
         mean, variance, count, weight, bias, *rest = ctx.saved_tensors
         parameters, kept = rest[: ctx.parameters], rest[ctx.parameters :]
         norm = affine(mean, variance, ctx.call.norm.eps, weight, bias)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pytorch_models.saving.eligibility import refuse_second_derivative
 from zoo.planner import Act, Operation, RecurrentPlan
 
 Tensors = tuple[Tensor, ...]
@@ -107,11 +108,7 @@ class RecurrenceFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "a recurrence that is recomputed over time cannot be differentiated twice (create_graph=True): "
-                "build the model with efficient=False where gradients of gradients are needed"
-            )
+        refuse_second_derivative("a recurrence that is recomputed over time")
         layout: _Layout = ctx.layout
         saved = ctx.saved_tensors
         count = len(saved) - layout.states * len(ctx.kept_segments)

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from gpu_here import why_not
 
-import kernels.cuda as cuda
 from kernels.codecs import Codec, FixedPoint, GroupQuantizer, HostSwap, Identity, ZeroValue
-
-
-def why_not() -> str | None:
-    """What keeps these tests from running; looks for the driver first, which costs nothing."""
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "there is no NVIDIA driver (libcuda.so.1)"
-    return cuda.why_unavailable()
-
 
 if WHY_NOT := why_not():
     pytest.skip(f"needs a GPU: {WHY_NOT}", allow_module_level=True)
