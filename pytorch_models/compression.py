@@ -72,7 +72,8 @@ class NormCodec:
     @classmethod
     def of(cls, policy: MemoryPolicy) -> NormCodec | None:
         """What a policy asks for; None where it compresses nothing."""
-        return None if policy.codec is None else cls(policy.codec)
+        codec = policy.codec
+        return None if codec is None else cls(codec)
 
     def encode(self, values: Tensor, mean: Tensor, inv_std: Tensor, seed: int) -> tuple[Tensor, ...]:
         """Code zhat of (N, C, ...) values; the tensors to keep, in an order that only depends on the codec."""
