@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pytorch_models import DenseNet
 from pytorch_models.compression import NoiseSeeds, NormCodec
 from pytorch_models.saving.dense_storage import Bottleneck, DenseStorage, choose_storage
-from pytorch_models.saving.passes import TileMasks
+from pytorch_models.saving.masks import TileMasks
 from zoo.policy import MemoryPolicy
 
 EFFICIENT = {"efficient": True}
