@@ -123,9 +123,9 @@ class MobileNetV2Config:
         """Pass what this family is built with.
 
         Raises:
-            ValueError: see `MemoryPolicy.refuse_what_is_densenets`.
+            ValueError: see `MemoryPolicy.refuse_levels`.
         """
-        policy.refuse_what_is_densenets("MobileNetV2")
+        policy.refuse_levels("MobileNetV2")
 
     def in_words(self) -> str:
         """The shape of the network, on a line."""

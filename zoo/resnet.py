@@ -175,9 +175,9 @@ class ResNetConfig:
         """Pass what this family is built with.
 
         Raises:
-            ValueError: see `MemoryPolicy.refuse_what_is_densenets`.
+            ValueError: see `MemoryPolicy.refuse_levels`.
         """
-        policy.refuse_what_is_densenets("ResNet")
+        policy.refuse_levels("ResNet")
 
     def in_words(self) -> str:
         """The shape of the network, on a line."""

@@ -2,6 +2,7 @@
 
 from pytorch_models.saving.chain import chain, norm_act_conv
 from pytorch_models.saving.chain_call import Step
+from pytorch_models.saving.chain_saved import SharedCodes
 from pytorch_models.saving.dense_block import call_that_made, dense_block
 from pytorch_models.saving.dense_call import BlockCall
 from pytorch_models.saving.dense_storage import DenseStorage
@@ -23,6 +24,7 @@ __all__ = [
     "DenseStorage",
     "InputKeeping",
     "PlainPathWarning",
+    "SharedCodes",
     "Step",
     "call_that_made",
     "chain",

@@ -1,4 +1,4 @@
-"""How a norm's input is kept: as it is or coded, and who takes over its gradient."""
+"""How the inputs of norms are kept: as they are or coded, and who takes over a gradient."""
 
 from __future__ import annotations
 

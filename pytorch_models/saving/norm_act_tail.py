@@ -63,7 +63,7 @@ def run_forward(
             outputs.append(_run_tail(call, activation, parameters))
         else:
             pooled, codes = call.pool.forward(activation)
-            outputs.append(pooled)
+            outputs.append(laid_out_like(activation, pooled))
             positions.append(codes)
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs), positions
 

@@ -169,6 +169,9 @@ class NormGradient:
             mask: of the activation, if the values come from codes.
         """
         norm = self.norm
+        if mask is not None and norm_path(values, gradient, out) != TORCH:
+            self._through_kernel(gradient, values, out, norm._replace(scale=torch.ones_like(norm.scale)), mask, False)
+            return out
         if self.weight is not None:
             self._d_slopes += channel_sums(negative_part(gradient, activation))
         if mask is not None:
@@ -203,23 +206,21 @@ class NormGradient:
         path = exact_path if mask is None else norm_path
         fused = self.activation == RELU or mask is not None
         if fused and path(values, gradient, into, activation) != TORCH:
-            d_bias, d_weight = kernel_ops.norm_backward_(
-                gradient,
-                values,
-                *self.norm,
-                mask,
-                into,
-                accumulate and target is not None,
-                self.activation.mask_name,
-            )
-            self._d_bias += d_bias
-            self._d_weight += d_weight
+            self._through_kernel(gradient, values, into, self.norm, mask, accumulate and target is not None)
             return
         masked = self.mask_into(gradient, gradient, activation, values, scratch=scratch, mask=mask)
         if target is not None and accumulate:
             target.addcmul_(masked, row(self.norm.scale))
         elif target is not None:
             torch.mul(masked, row(self.norm.scale), out=target)
+
+    def _through_kernel(
+        self, gradient: Tensor, values: Tensor, into: Tensor, norm: Affine, mask: Tensor | None, accumulate: bool
+    ) -> None:
+        name = self.activation.mask_name
+        d_bias, d_weight = kernel_ops.norm_backward_(gradient, values, *norm, mask, into, accumulate, name)
+        self._d_bias += d_bias
+        self._d_weight += d_weight
 
     def corrections(self, count: int | Tensor, group: Any = None) -> tuple[Tensor, Tensor]:
         """(A, B) of the class docstring, for batch statistics over `count` values per channel.
