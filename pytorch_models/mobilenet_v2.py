@@ -7,9 +7,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pytorch_models.compression import NoiseSeeds
 from pytorch_models.saving import (
-    InputKeeping,
+    NetworkKeeping,
     SharedCodes,
     Step,
     chain,
@@ -47,7 +46,7 @@ class ConvNormActivation(nn.Sequential):
         size: int,
         config: MobileNetV2Config,
         policy: MemoryPolicy,
-        seeds: NoiseSeeds,
+        keeping: NetworkKeeping,
         stride: int = 1,
         groups: int = 1,
         reads_images: bool = False,
@@ -55,7 +54,7 @@ class ConvNormActivation(nn.Sequential):
         kind, padding = (PadsAfterConv2d, 0) if config.pads_after and stride > 1 else (nn.Conv2d, size // 2)
         convolution = kind(into, out, size, stride, padding, groups=groups, bias=False)
         super().__init__(convolution, norm(out, config), nn.ReLU6(inplace=True))
-        self.policy, self.seeds, self.reads_images = policy, seeds, reads_images
+        self.policy, self.keeping, self.reads_images = policy, keeping, reads_images
 
     def steps(self) -> list[Step]:
         """This layer as a chain."""
@@ -71,7 +70,7 @@ class ConvNormActivation(nn.Sequential):
         reason = why_chain_is_plain(self.steps(), self, False)
         if reason is not None:
             return f"the plain way: {reason}"
-        if self.policy.codec is not None:
+        if self.keeping.codes_at(self):
             return f"the norm's input as codes ({self.policy.codec}), masks"
         return "outputs, the convolution is computed again" if self.policy.recompute_bottleneck else "the norm's input"
 
@@ -81,9 +80,9 @@ class ConvNormActivation(nn.Sequential):
             return super().forward(inputs)
         # Depthwise convolutions of a CPU are three times as fast in channels_last; the blocks hand the layout on.
         fast = inputs.device.type == "cpu" and self.policy.recomputes
-        keeping = InputKeeping.of(self.policy, self.seeds)
+        keeping = self.keeping.of(self)
         # Images are alive anyway: codes of them would be bytes on top.
-        shared = None if self.reads_images else SharedCodes.of(inputs, InputKeeping.of(self.policy, self.seeds))
+        shared = None if self.reads_images else SharedCodes.of(inputs, self.keeping.of(self))
         return chain(inputs, self.steps(), owner=self, channels_last=fast, keeping=keeping, shared=shared)
 
 
@@ -91,15 +90,15 @@ class InvertedResidual(nn.Module):
     """1x1 expansion, 3x3 depthwise convolution, 1x1 projection without an activation."""
 
     def __init__(
-        self, shape: InvertedShape, config: MobileNetV2Config, policy: MemoryPolicy, seeds: NoiseSeeds
+        self, shape: InvertedShape, config: MobileNetV2Config, policy: MemoryPolicy, keeping: NetworkKeeping
     ) -> None:
         super().__init__()
-        self.policy, self.seeds, self.adds_inputs = policy, seeds, shape.adds_inputs
+        self.policy, self.keeping, self.adds_inputs = policy, keeping, shape.adds_inputs
         hidden = shape.hidden_channels
         layers: list[nn.Module] = []
         if shape.expansion != 1:
-            layers.append(ConvNormActivation(shape.in_channels, hidden, 1, config, policy, seeds))
-        layers.append(ConvNormActivation(hidden, hidden, 3, config, policy, seeds, shape.stride, groups=hidden))
+            layers.append(ConvNormActivation(shape.in_channels, hidden, 1, config, policy, keeping))
+        layers.append(ConvNormActivation(hidden, hidden, 3, config, policy, keeping, shape.stride, groups=hidden))
         layers += [nn.Conv2d(hidden, shape.out_channels, 1, bias=False), norm(shape.out_channels, config)]
         self.conv = nn.Sequential(*layers)
 
@@ -111,7 +110,7 @@ class InvertedResidual(nn.Module):
         reason = self._why_changed() or why_chain_is_plain(steps, self, self.adds_inputs)
         if reason is not None:
             return f"the plain way: {reason}"
-        if self.policy.codec is not None:
+        if self.keeping.codes_at(self):
             return f"inputs of norms and of the block as codes ({self.policy.codec}), masks"
         if self.policy.recompute_bottleneck and len(self.conv) == 4:
             return "inputs of norms but the first, whose convolution (the expansion) is computed again"
@@ -128,7 +127,7 @@ class InvertedResidual(nn.Module):
         return inputs + outputs if self.adds_inputs else outputs
 
     def _saving(self, inputs: Tensor) -> Tensor:
-        keeping, shared = (InputKeeping.of(self.policy, self.seeds) for _ in range(2))
+        keeping, shared = (self.keeping.of(self) for _ in range(2))
         return chain(
             inputs,
             self._steps(),
@@ -197,7 +196,7 @@ class MobileNetV2(ZooModel):
         self.spec = config = MobileNetV2Config(width_mult, num_classes, in_chans, drop_rate, flavour)
         self.policy = policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
         config.check_policy(policy)
-        how = (config, policy, NoiseSeeds())
+        how = (config, policy, NetworkKeeping(policy, config.kept_values()))
         stem = ConvNormActivation(in_chans, config.stem_channels, 3, *how, stride=2, reads_images=True)
         *_, last = config.blocks()
         head = ConvNormActivation(last.out_channels, config.head_channels, 1, *how)

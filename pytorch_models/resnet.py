@@ -8,9 +8,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pytorch_models.compression import NoiseSeeds
 from pytorch_models.saving import (
-    InputKeeping,
+    NetworkKeeping,
     SharedCodes,
     Step,
     chain,
@@ -33,9 +32,9 @@ def conv(into: int, out: int, size: int, config: ResNetConfig, stride: int = 1, 
 class ResidualBlock(nn.Module):
     """What basic blocks and bottlenecks share: convolutions with norms, a shortcut, and what is kept of them."""
 
-    def __init__(self, shape: BlockShape, config: ResNetConfig, policy: MemoryPolicy, seeds: NoiseSeeds) -> None:
+    def __init__(self, shape: BlockShape, config: ResNetConfig, policy: MemoryPolicy, keeping: NetworkKeeping) -> None:
         super().__init__()
-        self.policy, self.seeds, self.pre_activation = policy, seeds, config.pre_activation
+        self.policy, self.keeping, self.pre_activation = policy, keeping, config.pre_activation
         self.pads = config.shortcut == "padding"
         self.stride, self.out_channels = shape.stride, shape.out_channels
         sizes = self._convolutions(shape, config)
@@ -66,7 +65,7 @@ class ResidualBlock(nn.Module):
         reason = why_chain_is_plain(self._steps(), self, True)
         if reason is not None:
             return f"the plain way: {reason}"
-        if self.policy.codec is not None:
+        if self.keeping.codes_at(self):
             return f"inputs of norms and of the block as codes ({self.policy.codec}), masks"
         if self.pre_activation or not self.policy.recompute_bottleneck:
             return "inputs of norms"
@@ -112,13 +111,10 @@ class ResidualBlock(nn.Module):
         steps += [Step(n, self.relu, c) for n, c in zip(norms, convolutions[1:], strict=False)]
         return [*steps, Step(norms[-1], self.relu, None, keep_input=not self.policy.recompute_bottleneck)]
 
-    def _keeping(self) -> InputKeeping:
-        return InputKeeping.of(self.policy, self.seeds)
-
     def _saving(self, inputs: Tensor) -> Tensor:
-        shared = SharedCodes.of(inputs, self._keeping())
+        shared = SharedCodes.of(inputs, self.keeping.of(self))
         shortcut = self._saving_shortcut(inputs, shared)
-        keeping = self._keeping()
+        keeping = self.keeping.of(self)
         return chain(inputs, self._steps(), shortcut=shortcut, owner=self, keeping=keeping, shared=shared)
 
     def _saving_shortcut(self, inputs: Tensor, shared: SharedCodes | None) -> Tensor:
@@ -133,20 +129,20 @@ class ResidualBlock(nn.Module):
         convolution, norm = self.downsample  # type: ignore[misc]
         end = Step(norm, nn.Identity(), None, keep_input=not self.policy.recompute_bottleneck)
         steps = [Step(None, None, convolution), end]
-        return chain(inputs, steps, owner=self, keeping=self._keeping(), shared=shared)
+        return chain(inputs, steps, owner=self, keeping=self.keeping.of(self), shared=shared)
 
     def _saving_pre_activation(self, inputs: Tensor) -> Tensor:
         steps = self._steps()
         if self.downsample is None:
-            return chain(inputs, steps, shortcut=inputs, owner=self, keeping=self._keeping())
+            return chain(inputs, steps, shortcut=inputs, owner=self, keeping=self.keeping.of(self))
         # Two convolutions read this activation: it is kept once, instead of being rebuilt for each.
-        activation = chain(inputs, [Step(self.units[0][1], self.relu, None)], owner=self, keeping=self._keeping())
-        shared = SharedCodes.of(activation, self._keeping())
+        activation = chain(inputs, [Step(self.units[0][1], self.relu, None)], owner=self, keeping=self.keeping.of(self))
+        shared = SharedCodes.of(activation, self.keeping.of(self))
         shortcut = chain(
-            activation, [Step(None, None, self.downsample)], owner=self, keeping=self._keeping(), shared=shared
+            activation, [Step(None, None, self.downsample)], owner=self, keeping=self.keeping.of(self), shared=shared
         )
         steps[0] = Step(None, None, steps[0].convolution)
-        return chain(activation, steps, shortcut=shortcut, owner=self, keeping=self._keeping(), shared=shared)
+        return chain(activation, steps, shortcut=shortcut, owner=self, keeping=self.keeping.of(self), shared=shared)
 
 
 class BasicBlock(ResidualBlock):
@@ -230,7 +226,7 @@ class ResNet(ZooModel):
         )
         self.policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
         config.check_policy(self.policy)
-        self.seeds = NoiseSeeds()
+        self.keeping = NetworkKeeping(self.policy, config.kept_values())
         size, stride = (3, 1) if small_inputs else (7, 2)
         self.conv1 = conv(in_chans, width, size, config, stride)
         if not pre_activation:
@@ -240,7 +236,7 @@ class ResNet(ZooModel):
         stages: list[list[nn.Module]] = [[] for _ in config.layers]
         for shape in config.blocks():
             kind = BasicBlock if block == "basic" else Bottleneck
-            stages[shape.stage].append(kind(shape, config, self.policy, self.seeds))
+            stages[shape.stage].append(kind(shape, config, self.policy, self.keeping))
         for number, blocks in enumerate(stages, start=1):
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
         if pre_activation:
@@ -264,7 +260,7 @@ class ResNet(ZooModel):
 
     def how_kept(self) -> str:
         """In words, what stem and head keep for the backward pass."""
-        if self.policy.codec is not None:
+        if self.keeping.codes_at(self):
             return f"norms' inputs as codes ({self.policy.codec}), masks, positions of maxima"
         return "norms' inputs" if self.policy.recompute_activations else "kept by autograd"
 
@@ -279,7 +275,7 @@ class ResNet(ZooModel):
             pooled = self.avgpool(values).flatten(1)
         elif self.policy.recompute_activations:
             head = (self.bn_last, self.relu, self.avgpool, nn.Flatten())
-            pooled = norm_act_then(values, *head, keeping=InputKeeping.of(self.policy, self.seeds))
+            pooled = norm_act_then(values, *head, keeping=self.keeping.of(self))
         else:
             pooled = self.avgpool(self.relu(self.bn_last(values))).flatten(1)
         return self.fc(pooled)
@@ -294,12 +290,10 @@ class ResNet(ZooModel):
             steps.append(Step(self.bn1, self.relu, None))
         # Convolutions and pools of a CPU are faster in channels_last; the blocks hand the layout on.
         fast = images.device.type == "cpu" and self.policy.recomputes
-        keeping = InputKeeping.of(self.policy, self.seeds)
+        keeping = self.keeping.of(self)
         values = chain(images, steps, owner=self, channels_last=fast, keeping=keeping)
         if normed and not self.spec.small_inputs:
-            return norm_act_then(
-                values, self.bn1, self.relu, self.maxpool, keeping=InputKeeping.of(self.policy, self.seeds)
-            )
+            return norm_act_then(values, self.bn1, self.relu, self.maxpool, keeping=self.keeping.of(self))
         return self.maxpool(values)
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:

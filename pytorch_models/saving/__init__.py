@@ -15,7 +15,7 @@ from pytorch_models.saving.eligibility import (
     why_containers_are_needed,
     why_norm_act_is_plain,
 )
-from pytorch_models.saving.keeping import InputKeeping
+from pytorch_models.saving.keeping import InputKeeping, NetworkKeeping
 from pytorch_models.saving.norm_act import norm_act_then
 from pytorch_models.saving.tiles import convolution_format
 
@@ -23,6 +23,7 @@ __all__ = [
     "BlockCall",
     "DenseStorage",
     "InputKeeping",
+    "NetworkKeeping",
     "PlainPathWarning",
     "SharedCodes",
     "Step",
