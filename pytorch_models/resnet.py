@@ -261,7 +261,8 @@ class ResNet(ZooModel):
     def how_kept(self) -> str:
         """In words, what stem and head keep for the backward pass."""
         if self.keeping.codes_at(self):
-            return f"norms' inputs as codes ({self.policy.codec}), masks, positions of maxima"
+            pool = "" if self.spec.small_inputs else ", positions of maxima"
+            return f"norms' inputs as codes ({self.policy.codec}), masks{pool}"
         return "norms' inputs" if self.policy.recompute_activations else "kept by autograd"
 
     def forward(self, images: Tensor) -> Tensor:
