@@ -1,4 +1,4 @@
-"""Memory and time of ResNet-50 and MobileNetV2 in PyTorch, every exact way of saving beside plain; prints a table.
+"""Memory and time of ResNet-50 and MobileNetV2 in PyTorch, every way of saving beside plain; prints a table.
 
 Run: python benchmarks/image_models_torch.py [--models resnet50 mobilenet_v2] [--batch 32] [--timed-batch 8]
      [--image-size 224] [--repeats 5] [--device cpu] [--csv FILE]
@@ -46,6 +46,9 @@ WAYS: Mapping[str, Way] = MappingProxyType(
         "plain": Way(),
         "efficient, keep_bottleneck": Way(KEEP),
         "efficient": Way(LEAST),
+        "compressed 8": Way(MemoryPolicy(compressed=8)),
+        "compressed 2": Way(MemoryPolicy(compressed=2)),
+        "efficient, compressed 2": Way(MemoryPolicy(efficient=True, compressed=2)),
         "plain, segments": Way(segments=True),
         "efficient, segments": Way(LEAST, segments=True),
         "plain, channels_last": Way(channels_last=True),

@@ -125,6 +125,18 @@ def _fake_unpack_bits(mask: Tensor, count: int) -> Tensor:
     return torch.empty(count, dtype=torch.uint8, device=mask.device)
 
 
+def _pack_regions_(values: Tensor, low: float, high: float, codes: Tensor) -> None:
+    with running_on(values) as module:
+        module.pack_regions(array_of(values), low, high, dtype=format_of(values), codes=array_of(codes))
+
+
+def _unpack_regions(codes: Tensor, count: int) -> Tensor:
+    regions = _fake_unpack_bits(codes, count)
+    with running_on(codes) as module:
+        module.unpack_regions(array_of(codes), count, out=array_of(regions))
+    return regions
+
+
 def _channel_statistics(values: Tensor) -> tuple[Tensor, Tensor]:
     with running_on(values) as module:
         mean, variance = module.channel_statistics(array_of(rows_of(values)), dtype=format_of(values))
@@ -143,10 +155,12 @@ def _affine_relu_(values: Tensor, scale: Tensor, shift: Tensor, out: Tensor, mas
         module.affine_activation(*arrays, mask=array_of(mask), dtype=format_of(values))
 
 
-def _rebuild_relu_(values: Tensor, scale: Tensor, shift: Tensor, mask: Tensor, out: Tensor) -> None:
+def _rebuild_activation_(
+    values: Tensor, scale: Tensor, shift: Tensor, mask: Tensor, out: Tensor, activation: str
+) -> None:
     with running_on(values) as module:
         arrays = (array_of(tensor) for tensor in (rows_of(values), scale, shift, mask, rows_of(out)))
-        module.rebuild_activation(*arrays, dtype=format_of(values))
+        module.rebuild_activation(*arrays, activation=activation, dtype=format_of(values))
 
 
 def _subtract_norm_terms_(target: Tensor, values: Tensor, mean: Tensor, constant: Tensor, slope: Tensor) -> None:
@@ -165,6 +179,7 @@ def _norm_backward_(
     mask: Tensor | None,
     target: Tensor,
     accumulate: bool,
+    activation: str,
 ) -> tuple[Tensor, Tensor]:
     with running_on(values) as module:
         sums = module.norm_backward(
@@ -172,6 +187,7 @@ def _norm_backward_(
             *(array_of(vector) for vector in (mean, inv_std, scale, shift)),
             target=array_of(rows_of(target)),
             accumulate=accumulate,
+            activation=activation,
             mask=array_of(mask),
             dtype=format_of(values),
         )
@@ -236,14 +252,17 @@ dequantize_fixed_ = _operator(
 )
 pack_positive_ = _operator("pack_positive_(Tensor values, Tensor(a!) mask) -> ()", _pack_positive_)
 unpack_bits = _operator("unpack_bits(Tensor mask, SymInt count) -> Tensor", _unpack_bits, _fake_unpack_bits)
+pack_regions_ = _operator("pack_regions_(Tensor values, float low, float high, Tensor(a!) codes) -> ()", _pack_regions_)
+unpack_regions = _operator("unpack_regions(Tensor codes, SymInt count) -> Tensor", _unpack_regions, _fake_unpack_bits)
 channel_statistics = _operator(
     "channel_statistics(Tensor values) -> (Tensor, Tensor)", _channel_statistics, _fake_channel_statistics
 )
 affine_relu_ = _operator(
     "affine_relu_(Tensor values, Tensor scale, Tensor shift, Tensor(a!) out, Tensor(b!)? mask) -> ()", _affine_relu_
 )
-rebuild_relu_ = _operator(
-    "rebuild_relu_(Tensor values, Tensor scale, Tensor shift, Tensor mask, Tensor(a!) out) -> ()", _rebuild_relu_
+rebuild_activation_ = _operator(
+    "rebuild_activation_(Tensor values, Tensor scale, Tensor shift, Tensor mask, Tensor(a!) out, str activation) -> ()",
+    _rebuild_activation_,
 )
 subtract_norm_terms_ = _operator(
     "subtract_norm_terms_(Tensor(a!) target, Tensor values, Tensor mean, Tensor constant, Tensor slope) -> ()",
@@ -251,7 +270,7 @@ subtract_norm_terms_ = _operator(
 )
 norm_backward_ = _operator(
     "norm_backward_(Tensor d_out, Tensor values, Tensor mean, Tensor inv_std, Tensor scale, Tensor shift, "
-    "Tensor? mask, Tensor(a!) target, bool accumulate) -> (Tensor, Tensor)",
+    "Tensor? mask, Tensor(a!) target, bool accumulate, str activation) -> (Tensor, Tensor)",
     _norm_backward_,
     _fake_norm_backward_,
 )

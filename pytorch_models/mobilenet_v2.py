@@ -7,7 +7,15 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pytorch_models.saving import Step, chain, warn_plain, why_chain_is_plain, why_containers_are_needed
+from pytorch_models.saving import (
+    NetworkKeeping,
+    SharedCodes,
+    Step,
+    chain,
+    warn_plain,
+    why_chain_is_plain,
+    why_containers_are_needed,
+)
 from pytorch_models.segments import give_configs
 from pytorch_models.zoo_model import ZooModel, check_images
 from zoo.mobilenet_v2 import InvertedShape, MobileNetV2Config
@@ -38,13 +46,15 @@ class ConvNormActivation(nn.Sequential):
         size: int,
         config: MobileNetV2Config,
         policy: MemoryPolicy,
+        keeping: NetworkKeeping,
         stride: int = 1,
         groups: int = 1,
+        reads_images: bool = False,
     ) -> None:
         kind, padding = (PadsAfterConv2d, 0) if config.pads_after and stride > 1 else (nn.Conv2d, size // 2)
         convolution = kind(into, out, size, stride, padding, groups=groups, bias=False)
         super().__init__(convolution, norm(out, config), nn.ReLU6(inplace=True))
-        self.policy = policy
+        self.policy, self.keeping, self.reads_images = policy, keeping, reads_images
 
     def steps(self) -> list[Step]:
         """This layer as a chain."""
@@ -60,6 +70,8 @@ class ConvNormActivation(nn.Sequential):
         reason = why_chain_is_plain(self.steps(), self, False)
         if reason is not None:
             return f"the plain way: {reason}"
+        if self.keeping.codes_at(self):
+            return f"the norm's input as codes ({self.policy.codec}), masks"
         return "outputs, the convolution is computed again" if self.policy.recompute_bottleneck else "the norm's input"
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -67,20 +79,26 @@ class ConvNormActivation(nn.Sequential):
         if not self.policy.recompute_activations:
             return super().forward(inputs)
         # Depthwise convolutions of a CPU are three times as fast in channels_last; the blocks hand the layout on.
-        return chain(inputs, self.steps(), owner=self, channels_last=inputs.device.type == "cpu")
+        fast = inputs.device.type == "cpu" and self.policy.recomputes
+        keeping = self.keeping.of(self)
+        # Images are alive anyway: codes of them would be bytes on top.
+        shared = None if self.reads_images else SharedCodes.of(inputs, self.keeping.of(self))
+        return chain(inputs, self.steps(), owner=self, channels_last=fast, keeping=keeping, shared=shared)
 
 
 class InvertedResidual(nn.Module):
     """1x1 expansion, 3x3 depthwise convolution, 1x1 projection without an activation."""
 
-    def __init__(self, shape: InvertedShape, config: MobileNetV2Config, policy: MemoryPolicy) -> None:
+    def __init__(
+        self, shape: InvertedShape, config: MobileNetV2Config, policy: MemoryPolicy, keeping: NetworkKeeping
+    ) -> None:
         super().__init__()
-        self.policy, self.adds_inputs = policy, shape.adds_inputs
+        self.policy, self.keeping, self.adds_inputs = policy, keeping, shape.adds_inputs
         hidden = shape.hidden_channels
         layers: list[nn.Module] = []
         if shape.expansion != 1:
-            layers.append(ConvNormActivation(shape.in_channels, hidden, 1, config, policy))
-        layers.append(ConvNormActivation(hidden, hidden, 3, config, policy, shape.stride, groups=hidden))
+            layers.append(ConvNormActivation(shape.in_channels, hidden, 1, config, policy, keeping))
+        layers.append(ConvNormActivation(hidden, hidden, 3, config, policy, keeping, shape.stride, groups=hidden))
         layers += [nn.Conv2d(hidden, shape.out_channels, 1, bias=False), norm(shape.out_channels, config)]
         self.conv = nn.Sequential(*layers)
 
@@ -92,6 +110,8 @@ class InvertedResidual(nn.Module):
         reason = self._why_changed() or why_chain_is_plain(steps, self, self.adds_inputs)
         if reason is not None:
             return f"the plain way: {reason}"
+        if self.keeping.codes_at(self):
+            return f"inputs of norms and of the block as codes ({self.policy.codec}), masks"
         if self.policy.recompute_bottleneck and len(self.conv) == 4:
             return "inputs of norms but the first, whose convolution (the expansion) is computed again"
         return "inputs of norms"
@@ -101,10 +121,21 @@ class InvertedResidual(nn.Module):
         if self.policy.recompute_activations:
             reason = self._why_changed()
             if reason is None:
-                return chain(inputs, self._steps(), shortcut=inputs if self.adds_inputs else None, owner=self)
+                return self._saving(inputs)
             warn_plain("InvertedResidual", reason)
         outputs = self.conv(inputs)
         return inputs + outputs if self.adds_inputs else outputs
+
+    def _saving(self, inputs: Tensor) -> Tensor:
+        keeping, shared = (self.keeping.of(self) for _ in range(2))
+        return chain(
+            inputs,
+            self._steps(),
+            shortcut=inputs if self.adds_inputs else None,
+            owner=self,
+            keeping=keeping,
+            shared=SharedCodes.of(inputs, shared),
+        )
 
     def _why_changed(self) -> str | None:
         """None if the layers are those that were built, else what is another."""
@@ -134,6 +165,7 @@ class MobileNetV2(ZooModel):
         efficient: keep the inputs of the narrow layers' and the depthwise convolutions' norms, and compute the
             expansions again; same outputs, gradients and running statistics as without, see README.
         keep_bottleneck: with `efficient`, keep the expansions too: only elementwise work is done again.
+        compressed: what is kept is coded in few bits, lossy but unbiased; see `zoo.policy.MemoryPolicy`.
 
     Input (N, in_chans, H, W), any floating dtype; output (N, num_classes).
 
@@ -164,10 +196,11 @@ class MobileNetV2(ZooModel):
         self.spec = config = MobileNetV2Config(width_mult, num_classes, in_chans, drop_rate, flavour)
         self.policy = policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
         config.check_policy(policy)
-        layers: list[nn.Module] = [ConvNormActivation(in_chans, config.stem_channels, 3, config, policy, stride=2)]
-        layers += [InvertedResidual(shape, config, policy) for shape in config.blocks()]
+        how = (config, policy, NetworkKeeping(policy, config.kept_values()))
+        stem = ConvNormActivation(in_chans, config.stem_channels, 3, *how, stride=2, reads_images=True)
         *_, last = config.blocks()
-        layers.append(ConvNormActivation(last.out_channels, config.head_channels, 1, config, policy))
+        head = ConvNormActivation(last.out_channels, config.head_channels, 1, *how)
+        layers: list[nn.Module] = [stem, *(InvertedResidual(shape, *how) for shape in config.blocks()), head]
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(nn.Dropout(drop_rate), nn.Linear(config.head_channels, num_classes))
         self._initialise()

@@ -8,7 +8,16 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pytorch_models.saving import Step, chain, norm_act_then, warn_plain, why_chain_is_plain, why_containers_are_needed
+from pytorch_models.saving import (
+    NetworkKeeping,
+    SharedCodes,
+    Step,
+    chain,
+    norm_act_then,
+    warn_plain,
+    why_chain_is_plain,
+    why_containers_are_needed,
+)
 from pytorch_models.segments import give_configs
 from pytorch_models.zoo_model import ZooModel, check_images
 from zoo.policy import MemoryPolicy
@@ -23,9 +32,9 @@ def conv(into: int, out: int, size: int, config: ResNetConfig, stride: int = 1, 
 class ResidualBlock(nn.Module):
     """What basic blocks and bottlenecks share: convolutions with norms, a shortcut, and what is kept of them."""
 
-    def __init__(self, shape: BlockShape, config: ResNetConfig, policy: MemoryPolicy) -> None:
+    def __init__(self, shape: BlockShape, config: ResNetConfig, policy: MemoryPolicy, keeping: NetworkKeeping) -> None:
         super().__init__()
-        self.policy, self.pre_activation = policy, config.pre_activation
+        self.policy, self.keeping, self.pre_activation = policy, keeping, config.pre_activation
         self.pads = config.shortcut == "padding"
         self.stride, self.out_channels = shape.stride, shape.out_channels
         sizes = self._convolutions(shape, config)
@@ -56,6 +65,8 @@ class ResidualBlock(nn.Module):
         reason = why_chain_is_plain(self._steps(), self, True)
         if reason is not None:
             return f"the plain way: {reason}"
+        if self.keeping.codes_at(self):
+            return f"inputs of norms and of the block as codes ({self.policy.codec}), masks"
         if self.pre_activation or not self.policy.recompute_bottleneck:
             return "inputs of norms"
         return "inputs of norms but the last, whose convolution is computed again"
@@ -101,9 +112,12 @@ class ResidualBlock(nn.Module):
         return [*steps, Step(norms[-1], self.relu, None, keep_input=not self.policy.recompute_bottleneck)]
 
     def _saving(self, inputs: Tensor) -> Tensor:
-        return chain(inputs, self._steps(), shortcut=self._saving_shortcut(inputs), owner=self)
+        shared = SharedCodes.of(inputs, self.keeping.of(self))
+        shortcut = self._saving_shortcut(inputs, shared)
+        keeping = self.keeping.of(self)
+        return chain(inputs, self._steps(), shortcut=shortcut, owner=self, keeping=keeping, shared=shared)
 
-    def _saving_shortcut(self, inputs: Tensor) -> Tensor:
+    def _saving_shortcut(self, inputs: Tensor, shared: SharedCodes | None) -> Tensor:
         if self.downsample is None:
             return self._shortcut(inputs)
         reason = "it is not a convolution and a norm"
@@ -114,16 +128,21 @@ class ResidualBlock(nn.Module):
             return self.downsample(inputs)
         convolution, norm = self.downsample  # type: ignore[misc]
         end = Step(norm, nn.Identity(), None, keep_input=not self.policy.recompute_bottleneck)
-        return chain(inputs, [Step(None, None, convolution), end], owner=self)
+        steps = [Step(None, None, convolution), end]
+        return chain(inputs, steps, owner=self, keeping=self.keeping.of(self), shared=shared)
 
     def _saving_pre_activation(self, inputs: Tensor) -> Tensor:
         steps = self._steps()
         if self.downsample is None:
-            return chain(inputs, steps, shortcut=inputs, owner=self)
+            return chain(inputs, steps, shortcut=inputs, owner=self, keeping=self.keeping.of(self))
         # Two convolutions read this activation: it is kept once, instead of being rebuilt for each.
-        activation = chain(inputs, [Step(self.units[0][1], self.relu, None)], owner=self)
+        activation = chain(inputs, [Step(self.units[0][1], self.relu, None)], owner=self, keeping=self.keeping.of(self))
+        shared = SharedCodes.of(activation, self.keeping.of(self))
+        shortcut = chain(
+            activation, [Step(None, None, self.downsample)], owner=self, keeping=self.keeping.of(self), shared=shared
+        )
         steps[0] = Step(None, None, steps[0].convolution)
-        return chain(activation, steps, shortcut=self.downsample(activation), owner=self)
+        return chain(activation, steps, shortcut=shortcut, owner=self, keeping=self.keeping.of(self), shared=shared)
 
 
 class BasicBlock(ResidualBlock):
@@ -157,6 +176,7 @@ class ResNet(ZooModel):
         efficient: keep one tensor a convolution, and compute each block's last convolution again; same outputs,
             gradients and running statistics as without, see README for bytes and time.
         keep_bottleneck: with `efficient`, keep every convolution's output: only elementwise work is done again.
+        compressed: what is kept is coded in few bits, lossy but unbiased; see `zoo.policy.MemoryPolicy`.
 
     Input (N, in_chans, H, W), any floating dtype; output (N, num_classes).
 
@@ -206,6 +226,7 @@ class ResNet(ZooModel):
         )
         self.policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
         config.check_policy(self.policy)
+        self.keeping = NetworkKeeping(self.policy, config.kept_values())
         size, stride = (3, 1) if small_inputs else (7, 2)
         self.conv1 = conv(in_chans, width, size, config, stride)
         if not pre_activation:
@@ -215,7 +236,7 @@ class ResNet(ZooModel):
         stages: list[list[nn.Module]] = [[] for _ in config.layers]
         for shape in config.blocks():
             kind = BasicBlock if block == "basic" else Bottleneck
-            stages[shape.stage].append(kind(shape, config, self.policy))
+            stages[shape.stage].append(kind(shape, config, self.policy, self.keeping))
         for number, blocks in enumerate(stages, start=1):
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
         if pre_activation:
@@ -239,6 +260,9 @@ class ResNet(ZooModel):
 
     def how_kept(self) -> str:
         """In words, what stem and head keep for the backward pass."""
+        if self.keeping.codes_at(self):
+            pool = "" if self.spec.small_inputs else ", positions of maxima"
+            return f"norms' inputs as codes ({self.policy.codec}), masks{pool}"
         return "norms' inputs" if self.policy.recompute_activations else "kept by autograd"
 
     def forward(self, images: Tensor) -> Tensor:
@@ -251,7 +275,8 @@ class ResNet(ZooModel):
         if not self.spec.pre_activation:
             pooled = self.avgpool(values).flatten(1)
         elif self.policy.recompute_activations:
-            pooled = norm_act_then(values, self.bn_last, self.relu, self.avgpool, nn.Flatten())
+            head = (self.bn_last, self.relu, self.avgpool, nn.Flatten())
+            pooled = norm_act_then(values, *head, keeping=self.keeping.of(self))
         else:
             pooled = self.avgpool(self.relu(self.bn_last(values))).flatten(1)
         return self.fc(pooled)
@@ -265,9 +290,11 @@ class ResNet(ZooModel):
         if normed and self.spec.small_inputs:
             steps.append(Step(self.bn1, self.relu, None))
         # Convolutions and pools of a CPU are faster in channels_last; the blocks hand the layout on.
-        values = chain(images, steps, owner=self, channels_last=images.device.type == "cpu")
+        fast = images.device.type == "cpu" and self.policy.recomputes
+        keeping = self.keeping.of(self)
+        values = chain(images, steps, owner=self, channels_last=fast, keeping=keeping)
         if normed and not self.spec.small_inputs:
-            return norm_act_then(values, self.bn1, self.relu, self.maxpool)
+            return norm_act_then(values, self.bn1, self.relu, self.maxpool, keeping=self.keeping.of(self))
         return self.maxpool(values)
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:

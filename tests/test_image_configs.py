@@ -127,6 +127,18 @@ def test_policies_of_other_families_are_refused(config: ResNetConfig | MobileNet
         with pytest.raises(ValueError, match="the levels are DenseNet's; give efficient=True"):
             config.check_policy(policy)
     config.check_policy(MemoryPolicy(efficient=True, keep_bottleneck=True))
+    config.check_policy(MemoryPolicy(efficient=True, compressed=2))
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if not name.startswith("densenet")])
+def test_codes_pay_unless_values_are_narrow(name: str) -> None:
+    kept = VARIANTS[name].kept_values()
+    for compressed in (1, 2, 4, 8, "fixed:12"):
+        assert kept.codes_pay(MemoryPolicy(efficient=True, compressed=compressed), 4)
+        assert kept.codes_pay(MemoryPolicy(compressed=compressed), 2)
+    assert kept.codes_pay(MemoryPolicy(efficient=True, compressed=4), 2)
+    assert not kept.codes_pay(MemoryPolicy(efficient=True, compressed="half"), 2)
+    assert not kept.codes_pay(MemoryPolicy(efficient=True), 4)
 
 
 @pytest.mark.parametrize("name", ["resnet20", "resnet18", "preact_resnet56", "mobilenet_v2_035"])

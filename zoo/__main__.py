@@ -48,7 +48,7 @@ def measure_command(
         keep_bottleneck: with --efficient: more memory, less time
         opt_memory: one of the classic levels 0..4 instead of --efficient
         compressed: store what is kept in few bits: 1, 2, 4, 8, fixed:3, half; outputs do not change
-        compare: measure plain, efficient with keep_bottleneck, efficient, and (DenseNet) compressed; print ratios
+        compare: measure plain, efficient with keep_bottleneck, efficient, and (image models) compressed; print ratios
         rows: print what every layer saves, and how
         batch_size: images
         image_size: height and width in pixels

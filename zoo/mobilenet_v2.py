@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import ClassVar, NamedTuple
 
 from zoo.field_checks import check_choice, check_integer, check_number, check_parameters
+from zoo.kept_values import KeptValues, total
 from zoo.policy import MemoryPolicy
 
 # Table 2: expansion, channels, blocks, stride of the first block.
@@ -119,13 +120,26 @@ class MobileNetV2Config:
         """
         return 1 if batch_size > 1 else 1 + (1 << HALVINGS)
 
+    def kept_values(self) -> KeptValues:
+        """Of the whole network, at one value a pixel of the stem's outputs; ReLU6's masks take 2 bits."""
+        parts = [KeptValues(self.stem_channels, 2 * self.stem_channels, 0, self.stem_channels)]
+        pixels = 1.0
+        for into, expansion, out, stride in self.blocks():
+            expanded = into * expansion * pixels if expansion != 1 else 0.0
+            read, pixels = into * pixels, pixels / stride**2
+            wide = expanded + into * expansion * pixels
+            parts.append(KeptValues(wide + out * pixels, 2 * wide, read, expanded))
+        head = self.head_channels * pixels
+        parts.append(KeptValues(head, 2 * head, out * pixels, head, last_outputs=head))
+        return total(parts)
+
     def check_policy(self, policy: MemoryPolicy) -> None:
         """Pass what this family is built with.
 
         Raises:
-            ValueError: see `MemoryPolicy.refuse_what_is_densenets`.
+            ValueError: see `MemoryPolicy.refuse_levels`.
         """
-        policy.refuse_what_is_densenets("MobileNetV2")
+        policy.refuse_levels("MobileNetV2")
 
     def in_words(self) -> str:
         """The shape of the network, on a line."""

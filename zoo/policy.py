@@ -89,21 +89,29 @@ class MemoryPolicy:
         """How kept values are stored, or None as they are."""
         return None if self.compressed is None else _norm_codec(self.compressed)
 
-    def refuse_what_is_densenets(self, family: str) -> None:
-        """For families that are built without the classic levels and without codes.
+    def refuse_levels(self, family: str) -> None:
+        """For families that are built without the classic levels.
 
         Raises:
-            ValueError: a level, or compression, was asked for.
+            ValueError: a level was asked for.
         """
         if self.opt_memory is not None:
             raise ValueError(
                 f"opt_memory={self.opt_memory}: the levels are DenseNet's; give efficient=True (least memory), "
                 f"or efficient=True, keep_bottleneck=True (only elementwise work is done again) for {family}"
             )
+
+    def refuse_what_is_densenets(self, family: str) -> None:
+        """For families that are built without the classic levels and without codes.
+
+        Raises:
+            ValueError: a level, or compression, was asked for.
+        """
+        self.refuse_levels(family)
         if self.compressed is not None:
             raise ValueError(
-                f"compressed={self.compressed!r}: {family} keeps no codes, DenseNet does; give efficient=True for "
-                f"{family}"
+                f"compressed={self.compressed!r}: {family} keeps no codes, the image models do; give efficient=True "
+                f"for {family}"
             )
 
     @property

@@ -20,6 +20,7 @@ from zoo.field_checks import (
     check_parameters,
     check_switch,
 )
+from zoo.kept_values import KeptValues, total
 from zoo.policy import MemoryPolicy
 
 BLOCKS: Mapping[str, int] = MappingProxyType({"basic": 1, "bottleneck": 4})  # output channels per inner channel
@@ -171,13 +172,37 @@ class ResNetConfig:
         halvings = len(self.layers) - 1 + (0 if self.small_inputs else 2)
         return 1 if batch_size > 1 else 1 + (1 << halvings)
 
+    def kept_values(self) -> KeptValues:
+        """Of the whole network, at one value a pixel of the first stage."""
+        stem = 0 if self.pre_activation else self.width * (1 if self.small_inputs else 4)
+        # Where a pool's maxima were takes 4 bits an output, of which there are a quarter.
+        parts = [KeptValues(stem, stem * (1 if self.small_inputs else 2), 0, 0)]
+        for shape in self.blocks():
+            after = 0.25**shape.stage
+            before = after * shape.stride**2
+            into, inner, out = shape.in_channels * before, shape.inner_channels * after, shape.out_channels * after
+            # A bottleneck's first convolution leaves the size as it is, in torchvision's networks.
+            wide = inner * (before / after if self.block != "basic" and not self.strides_first_convolution else 1)
+            inside = inner if self.block == "basic" else wide + inner
+            if self.pre_activation:
+                activation = into if shape.changes_shape else 0.0
+                parts.append(KeptValues(into + inside, into + inside, activation, 0))
+                continue
+            ends = out * (2 if shape.changes_shape and self.shortcut == "projection" else 1)
+            parts.append(KeptValues(inside + ends, inside + out, into, ends))
+        if self.pre_activation:
+            parts.append(KeptValues(out, out, 0, 0))
+        else:
+            parts.append(KeptValues(0, 0, 0, 0, last_outputs=out))
+        return total(parts)
+
     def check_policy(self, policy: MemoryPolicy) -> None:
         """Pass what this family is built with.
 
         Raises:
-            ValueError: see `MemoryPolicy.refuse_what_is_densenets`.
+            ValueError: see `MemoryPolicy.refuse_levels`.
         """
-        policy.refuse_what_is_densenets("ResNet")
+        policy.refuse_levels("ResNet")
 
     def in_words(self) -> str:
         """The shape of the network, on a line."""

@@ -2,6 +2,7 @@
 
 from pytorch_models.saving.chain import chain, norm_act_conv
 from pytorch_models.saving.chain_call import Step
+from pytorch_models.saving.chain_saved import SharedCodes
 from pytorch_models.saving.dense_block import call_that_made, dense_block
 from pytorch_models.saving.dense_call import BlockCall
 from pytorch_models.saving.dense_storage import DenseStorage
@@ -14,7 +15,7 @@ from pytorch_models.saving.eligibility import (
     why_containers_are_needed,
     why_norm_act_is_plain,
 )
-from pytorch_models.saving.keeping import InputKeeping
+from pytorch_models.saving.keeping import InputKeeping, NetworkKeeping
 from pytorch_models.saving.norm_act import norm_act_then
 from pytorch_models.saving.tiles import convolution_format
 
@@ -22,7 +23,9 @@ __all__ = [
     "BlockCall",
     "DenseStorage",
     "InputKeeping",
+    "NetworkKeeping",
     "PlainPathWarning",
+    "SharedCodes",
     "Step",
     "call_that_made",
     "chain",

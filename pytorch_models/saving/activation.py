@@ -44,6 +44,24 @@ class Activation:
         """Whether the gradient can be told from the activation's output alone."""
         return self.kind in (nn.ReLU, nn.ReLU6, nn.Identity) or (self.kind is nn.LeakyReLU and self.slope > 0)
 
+    @property
+    def mask_bits(self) -> int:
+        """Bits an element of the exact mask that replaces its input and output, 0 for an identity.
+
+        Of the others there is none.
+        """
+        return {nn.ReLU: 1, nn.ReLU6: 2}.get(self.kind, 0)
+
+    @property
+    def may_be_coded(self) -> bool:
+        """Whether its input may be kept in codes: it is piecewise linear, and a mask says which piece."""
+        return self.kind in (nn.ReLU, nn.ReLU6, nn.Identity)
+
+    @property
+    def mask_name(self) -> str:
+        """What the kernels call it, if `may_be_coded`."""
+        return self.kind.__name__.lower()
+
     def apply_(self, values: Tensor, weight: Tensor | None = None) -> Tensor:
         """Overwrite `values`, (N, C, H, W), with their activation."""
         if self.kind is nn.ReLU:

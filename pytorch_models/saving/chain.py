@@ -4,6 +4,9 @@ Autograd keeps a norm's input and the activation that follows. Here the norm's i
 mean and variance; the backward pass rebuilds the activation by the same affine map, a tile of the batch at a time.
 A step may go without even that: its input is then computed again by the convolution before it. A chain may end in a
 residual sum; what its activation needs is read off the chain's output, which the next part of a network keeps anyway.
+
+With a codec, kept are codes of the normalised inputs and the activations' exact masks instead, and codes of what enters
+the first convolution, made once for all that read it.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from torch import Tensor, nn
 
 from pytorch_models.saving.chain_backward import ChainBackward
 from pytorch_models.saving.chain_call import ChainCall, Step, read_chain
-from pytorch_models.saving.chain_saved import SavedChain
+from pytorch_models.saving.chain_forward import run_forward
+from pytorch_models.saving.chain_saved import SavedChain, SharedCodes
 from pytorch_models.saving.eligibility import (
     graph_is_being_exported,
     refuse_second_derivative,
@@ -24,12 +28,8 @@ from pytorch_models.saving.eligibility import (
     why_call_is_plain,
     why_chain_is_plain,
 )
-from pytorch_models.saving.norm import Affine, affine
-from pytorch_models.saving.passes import normalise_into
-from pytorch_models.saving.statistics import take_statistics
-from pytorch_models.saving.tiles import Workspace, as_images, batch_outermost, tiles
-from pytorch_models.saving.unit_call import Unit, autocast_to
-from pytorch_models.saving.units import forward_unit
+from pytorch_models.saving.keeping import InputKeeping
+from pytorch_models.saving.unit_call import autocast_to
 
 
 def norm_act_conv(inputs: Tensor, norm: nn.Module, activation: nn.Module, convolution: nn.Module) -> Tensor:
@@ -64,6 +64,8 @@ def chain(
     shortcut: Tensor | None = None,
     owner: nn.Module | None = None,
     channels_last: bool = False,
+    keeping: InputKeeping = InputKeeping(),  # noqa: B008 - frozen
+    shared: SharedCodes | None = None,
 ) -> Tensor:
     """Run the steps one after the other, keeping for the backward pass the inputs of those that ask for it alone.
 
@@ -74,6 +76,9 @@ def chain(
             (ReLU, ReLU6, Identity, or LeakyReLU with a positive slope); may be `inputs` itself.
         owner: the module the steps belong to, for what a warning says; see also `why_containers_are_needed`.
         channels_last: lay the first convolution's outputs out so; faster on a CPU.
+        keeping: norms' inputs as they are, or coded where the activation is a ReLU, a ReLU6 or none (of others they
+            are kept as they are); and whether the modules' own outputs are wanted to the bit.
+        shared: codes of `inputs` for a first step without a norm; None = it keeps `inputs` as they are.
 
     Returns:
         (N, C', ...), what the modules give.
@@ -86,9 +91,10 @@ def chain(
     if reason is not None:
         what = "norm+activation+convolution" if owner is None else type(owner).__name__
         warn_plain(what, reason)
-    if reason is not None or graph_is_being_exported():
+    nothing_kept = keeping.plain_order and not torch.is_grad_enabled()
+    if reason is not None or nothing_kept or graph_is_being_exported():
         return _plain(inputs, steps, shortcut)
-    return _apply(inputs, steps, shortcut, channels_last)
+    return _apply(inputs, steps, shortcut, channels_last, keeping, shared)
 
 
 def _plain(inputs: Tensor, steps: Sequence[Step], shortcut: Tensor | None) -> Tensor:
@@ -102,24 +108,36 @@ def _plain(inputs: Tensor, steps: Sequence[Step], shortcut: Tensor | None) -> Te
 
 
 @torch.compiler.disable(reason="a chain of norms and convolutions is one autograd Function that recomputes")
-def _apply(inputs: Tensor, steps: Sequence[Step], shortcut: Tensor | None, channels_last: bool) -> Tensor:
+def _apply(
+    inputs: Tensor,
+    steps: Sequence[Step],
+    shortcut: Tensor | None,
+    channels_last: bool,
+    keeping: InputKeeping,
+    shared: SharedCodes | None,
+) -> Tensor:
     adds_inputs = shortcut is inputs
-    call, parameters = read_chain(inputs, steps, adds_inputs=adds_inputs, channels_last=channels_last)
-    return ChainFunction.apply(inputs, None if adds_inputs else shortcut, call, *parameters)
+    facts = {"adds_inputs": adds_inputs, "channels_last": channels_last, "inputs_coded": shared is not None}
+    call, parameters = read_chain(inputs, steps, keeping, **facts)
+    return ChainFunction.apply(inputs, None if adds_inputs else shortcut, call, shared, *parameters)
 
 
 class ChainFunction(torch.autograd.Function):
-    """See the module's docstring; arguments are inputs, shortcut, the call's facts and the parameters in order."""
+    """See the module's docstring; arguments are inputs, shortcut, the call's facts, codes of the inputs, parameters."""
 
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, shortcut: Tensor | None, call: ChainCall, *parameters: Tensor | None
+        ctx: Any,
+        inputs: Tensor,
+        shortcut: Tensor | None,
+        call: ChainCall,
+        shared: SharedCodes | None,
+        *parameters: Tensor | None,
     ) -> Tensor:
         with autocast_to(inputs.device, None):
-            run = ChainForward(call, inputs, parameters)
-            outputs = run.run(inputs if call.adds_inputs else shortcut)
+            outputs, saved = run_forward(call, inputs, inputs if call.adds_inputs else shortcut, shared, parameters)
         if call.keeps_graph:
-            run.saved.store(ctx, outputs if run.saved.has_outputs else None, parameters)
+            saved.store(ctx, outputs if saved.has_outputs else None, parameters)
             ctx.call = call
             ctx.shortcut_dtype = None if shortcut is None else shortcut.dtype
         return outputs
@@ -128,74 +146,8 @@ class ChainFunction(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("norm+activation+convolution that recomputes")
         with autocast_to(gradient.device, None):
-            needs_inputs, needs_shortcut, _, *needs = ctx.needs_input_grad
+            needs_inputs, needs_shortcut, _, _, *needs = ctx.needs_input_grad
             run = ChainBackward(ctx.call, SavedChain.restore(ctx), gradient, needs, needs_inputs, needs_shortcut)
             d_inputs = run.run()
         d_shortcut = None if run.d_shortcut is None else run.d_shortcut.to(ctx.shortcut_dtype)
-        return d_inputs, d_shortcut, None, *run.parameter_gradients
-
-
-class ChainForward:
-    """The forward pass: runs unit after unit and notes what the backward pass will need."""
-
-    def __init__(self, call: ChainCall, inputs: Tensor, parameters: tuple[Tensor | None, ...]) -> None:
-        self.call, self.parameters = call, parameters
-        self.inputs = batch_outermost(inputs)
-        self.workspace = Workspace(inputs.device)
-        self.saved = SavedChain(len(call.units))
-
-    def run(self, shortcut: Tensor | None) -> Tensor:
-        """The chain's outputs, with `shortcut` added."""
-        call, values = self.call, self.inputs
-        for index, unit in enumerate(call.units):
-            if call.kept[index] and call.keeps_graph:
-                self.saved.values[index] = values
-            norm = self._norm(index, unit, values)
-            if unit.convolution is None:
-                return self._finish(index, unit, norm, values, shortcut)
-            values, _ = forward_unit(
-                values,
-                unit,
-                norm,
-                self.parameters[unit.parameters],
-                call.compute_dtype,
-                self.workspace,
-                channels_last=call.channels_last and index == 0,
-            )
-        if shortcut is None:
-            return values
-        _check_same_shape(shortcut, values)
-        return values.add_(shortcut) if shortcut.dtype == values.dtype else values + shortcut
-
-    def _norm(self, index: int, unit: Unit, values: Tensor) -> Affine | None:
-        if unit.norm is None:
-            return None
-        statistics = take_statistics(unit.norm, unit.batch_statistics, unit.group, values)
-        if self.call.keeps_graph:
-            self.saved.statistics[index] = statistics
-        weight, bias, *_ = self.parameters[unit.parameters]
-        return affine(statistics[0], statistics[1], unit.norm.eps, weight, bias)
-
-    def _finish(self, index: int, unit: Unit, norm: Affine | None, values: Tensor, shortcut: Tensor | None) -> Tensor:
-        """activation(norm(values) + shortcut); in place where nobody else holds the values."""
-        assert norm is not None, "a step without a convolution has a norm"
-        dtype = values.dtype
-        if shortcut is not None:
-            _check_same_shape(shortcut, values)
-            dtype = torch.promote_types(values.dtype, shortcut.dtype)
-        ours = index > 0 and not (self.call.kept[index] and self.call.keeps_graph) and dtype == values.dtype
-        outputs = values if ours else torch.empty_like(values, dtype=dtype)
-        weight = self.parameters[unit.parameters][4]
-        for tile in tiles(values.shape, values.dtype, values.device):
-            out = normalise_into(as_images(outputs[tile]), as_images(values[tile]), norm)
-            if shortcut is not None:
-                out.add_(as_images(shortcut[tile]))
-            unit.activation.apply_(out, weight)
-        masks = unit.activation.by_output and unit.activation.kind is not nn.Identity
-        self.saved.has_outputs = masks and (shortcut is not None or not self.call.kept[index])
-        return outputs
-
-
-def _check_same_shape(shortcut: Tensor, values: Tensor) -> None:
-    if shortcut.shape != values.shape:
-        raise ValueError(f"a shortcut of shape {tuple(shortcut.shape)} cannot be added to {tuple(values.shape)}")
+        return d_inputs, d_shortcut, None, None, *run.parameter_gradients

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from pytorch_models.kernel_arrays import DenseLike
 from pytorch_models.saving.chain_call import ChainCall
-from pytorch_models.saving.chain_saved import SavedChain
+from pytorch_models.saving.chain_saved import CodedValues, SavedChain, as_they_are
 from pytorch_models.saving.gradient_tiles import FinishedTiles, InDtype
+from pytorch_models.saving.masks import TileMasks
 from pytorch_models.saving.norm import Affine, affine
 from pytorch_models.saving.passes import NormGradient, activate_into, normalise_into
 from pytorch_models.saving.pointwise_tail import PointwiseTail, pays, replace_convolution
@@ -48,10 +50,7 @@ class ChainBackward:
     ) -> None:
         self.call, self.saved, self.gradient = call, saved, gradient
         self.needs, self.needs_inputs, self.needs_shortcut = needs, needs_inputs, needs_shortcut
-        inputs = saved.values[0]
-        assert inputs is not None, "a chain keeps its input"
-        self.inputs = inputs
-        self.workspace = Workspace(inputs.device)
+        self.workspace = Workspace(gradient.device)
         self.parameter_gradients: list[Tensor | None] = [None] * len(saved.parameters)
         self.d_shortcut: Tensor | None = None
         self.d_inputs: Tensor | None = None
@@ -88,17 +87,32 @@ class ChainBackward:
         if self.needs_shortcut:
             self.d_shortcut = gradient
         if self.call.adds_inputs and self.needs_inputs:
-            self.d_inputs = torch.empty_like(self.inputs).copy_(gradient)
+            self.d_inputs = self._empty_inputs().copy_(gradient)
+
+    @property
+    def _inputs(self) -> Tensor | DenseLike:
+        """The chain's input, or what its codes say of its shape."""
+        values, coded = self.saved.values[0], self.saved.coded[0]
+        found = values if coded is None else coded.like
+        assert found is not None, "a chain keeps its input"
+        return found
+
+    def _empty_inputs(self) -> Tensor:
+        """An uninitialised tensor like the chain's input."""
+        inputs = self._inputs
+        return torch.empty_like(inputs) if isinstance(inputs, Tensor) else inputs.empty()
 
     def _needs_below(self, index: int) -> bool:
         """Whether the input of unit `index` needs a gradient."""
         return self.needs_inputs or any(self.needs[: self.call.units[index].parameters.start])
 
     def _values(self, index: int) -> Tensor:
-        """The input of unit `index`: kept, or computed again from the unit before."""
-        values = self.saved.values[index]
+        """The input of unit `index`: kept, decoded, or computed again from the unit before."""
+        values, coded = self.saved.values[index], self.saved.coded[index]
         if values is not None:
             return values
+        if coded is not None:
+            return self._decoded(index, coded)
         before = self.call.units[index - 1]
         outputs, _ = forward_unit(
             self._values(index - 1),
@@ -112,6 +126,24 @@ class ChainBackward:
         )
         return outputs
 
+    def _decoded(self, index: int, coded: CodedValues) -> Tensor:
+        # Two buffers in turn: a gradient is finished with the input of the unit after the one that asks for it.
+        like, name = coded.like, f"decoded{index % 2}"
+        values = like.view(self.workspace.take(name, (like.shape.numel(), 1, 1, 1), like.dtype).flatten())
+        if not coded.parts:
+            return values.zero_()  # for its shape alone: nothing that is wanted depends on it
+        codec, norm = self.call.codec, self._norm(index)
+        assert codec is not None, "coded by something"
+        mean, inv_std = as_they_are(like) if norm is None else (norm.mean, norm.inv_std)
+        return codec.decode_into(values, coded.parts, mean, inv_std)
+
+    def _masks(self, index: int) -> TileMasks | None:
+        coded = self.saved.coded[index]
+        if coded is None or coded.bits is None:
+            return None
+        like = coded.like
+        return TileMasks(like.shape, like.dtype, like.device, coded.bits, self.call.units[index].activation)
+
     def _norm(self, index: int) -> Affine | None:
         unit, statistics = self.call.units[index], self.saved.statistics[index]
         if unit.norm is None or statistics is None:
@@ -124,7 +156,7 @@ class ChainBackward:
         norm, parameters = self._norm(index), self.saved.parameters[unit.parameters]
         assert norm is not None, "a step without a convolution has a norm"
         gradients = NormGradient(norm, unit.activation, parameters[4])
-        gradient = laid_out_like(values, self.gradient)
+        gradient, masks = laid_out_like(values, self.gradient), self._masks(index)
         adds_inputs = self.call.adds_inputs and self.needs_inputs
         if adds_inputs or self.needs_shortcut:
             masked = empty_in_order_of(values, values.shape, gradient.dtype)
@@ -133,13 +165,17 @@ class ChainBackward:
         for tile in tiles(values.shape, values.dtype, values.device):
             part = as_images(values[tile])
             scratch = as_images(self.workspace.take("tile", values[tile].shape, values.dtype, values))
-            if self.saved.outputs is not None:
+            mask = None if masks is None else masks.of(tile)
+            if mask is not None:
+                activation = scratch  # not looked at
+            elif self.saved.outputs is not None:
                 activation = as_images(laid_out_like(values, self.saved.outputs[tile]))
             elif unit.activation.by_output:
                 activation = activate_into(scratch, part, norm, unit.activation, parameters[4])
             else:
                 activation = normalise_into(scratch, part, norm)
-            gradients.mask_into(as_images(masked[tile]), as_images(gradient[tile]), activation, part, scratch=scratch)
+            into, given = as_images(masked[tile]), as_images(gradient[tile])
+            gradients.mask_into(into, given, activation, part, scratch=scratch, mask=mask)
         self._pass_to_shortcut_masked(masked, adds_inputs)
         self._set_norm(unit, (gradients.d_weight, gradients.d_bias, None, None, gradients.d_activation_weight))
         return self._finished(unit, index, masked, values, norm, gradients, scaled=False)
@@ -189,7 +225,7 @@ class ChainBackward:
         if self.needs_shortcut:
             self.d_shortcut = masked
         if adds_inputs:
-            self.d_inputs = masked.to(self.inputs.dtype)
+            self.d_inputs = masked.to(self._inputs.dtype)
 
     def _run_unit(self, unit: Unit, index: int, values: Tensor, source: ReadInTiles) -> FinishedTiles | None:
         norm, needs_below = self._norm(index), self._needs_below(index)
@@ -202,13 +238,14 @@ class ChainBackward:
             dtype=self.call.compute_dtype,
             values=values,
             activations=None,
+            masks=self._masks(index),
             needs=self.needs[unit.parameters],
             needs_values=needs_below,
         )
         if norm is None:
             adds = self.d_inputs is not None
             if self.needs_inputs and self.d_inputs is None:
-                self.d_inputs = torch.empty_like(self.inputs)
+                self.d_inputs = self._empty_inputs()
             self._set(unit, backward.run(self.d_inputs, accumulate=adds))
             return None
         masked = None
@@ -246,8 +283,8 @@ class ChainBackward:
         """The chain begins with a norm: its input's gradient is the chain's."""
         adds = self.d_inputs is not None
         if self.d_inputs is None:
-            self.d_inputs = torch.empty_like(self.inputs)
-        for tile in tiles(self.inputs.shape, self.inputs.dtype, self.inputs.device):
+            self.d_inputs = self._empty_inputs()
+        for tile in tiles(self.d_inputs.shape, self.d_inputs.dtype, self.d_inputs.device):
             _ = self.d_inputs[tile].add_(finished[tile]) if adds else self.d_inputs[tile].copy_(finished[tile])
 
     def _set_norm(self, unit: Unit, gradients: Sequence[Tensor | None]) -> None:

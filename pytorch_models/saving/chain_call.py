@@ -9,7 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pytorch_models.compression import NormCodec
 from pytorch_models.saving.activation import Activation
+from pytorch_models.saving.keeping import InputKeeping
 from pytorch_models.saving.norm import check_batch_has_a_variance, uses_batch_statistics
 from pytorch_models.saving.sync import group_of
 from pytorch_models.saving.unit_call import (
@@ -50,6 +52,11 @@ class ChainCall:
     Args:
         units: in order.
         kept: per unit, whether its input is kept.
+        coded: per unit, whether in codes, with its activation's mask.
+        needs_values: per unit, whether a gradient needs its input's values, or its mask alone.
+        codec: of coded inputs.
+        noise_seed: of their rounding.
+        plain_order: the modules' own operators run in the forward pass.
         compute_dtype: of the convolutions.
         adds_inputs: the chain's own input is added to what its last step gives (before its activation).
         channels_last: outputs of the first convolution are laid out so.
@@ -58,6 +65,11 @@ class ChainCall:
 
     units: tuple[Unit, ...]
     kept: tuple[bool, ...]
+    coded: tuple[bool, ...]
+    needs_values: tuple[bool, ...]
+    codec: NormCodec | None
+    noise_seed: int
+    plain_order: bool
     compute_dtype: torch.dtype
     adds_inputs: bool
     channels_last: bool
@@ -65,7 +77,13 @@ class ChainCall:
 
 
 def read_chain(
-    inputs: Tensor, steps: Sequence[Step], *, adds_inputs: bool, channels_last: bool
+    inputs: Tensor,
+    steps: Sequence[Step],
+    keeping: InputKeeping,
+    *,
+    adds_inputs: bool,
+    channels_last: bool,
+    inputs_coded: bool,
 ) -> tuple[ChainCall, list[Tensor | None]]:
     """Facts and parameters of a chain whose steps are known to be eligible.
 
@@ -94,10 +112,34 @@ def read_chain(
         first.norm._check_input_dim(inputs)
         if first.batch_statistics and first.group is None:
             check_batch_has_a_variance(inputs.shape)
-    kept = tuple(step.keep_input or index == 0 for index, step in enumerate(steps))
     dtype = _compute_dtype(inputs, [parameters[unit.parameters][2] for unit in units])
-    call = ChainCall(tuple(units), kept, dtype, adds_inputs, channels_last, torch.is_grad_enabled())
+    codec = keeping.codec
+    coded = tuple(
+        codec is not None and (inputs_coded if unit.norm is None else unit.activation.may_be_coded) for unit in units
+    )
+    call = ChainCall(
+        tuple(units),
+        # Beside codes nothing is computed again: what follows from noisy values would meet them in products.
+        tuple(step.keep_input or index == 0 or codec is not None for index, step in enumerate(steps)),
+        coded,
+        tuple(_needs_values(inputs, unit, parameters) for unit in units),
+        codec,
+        keeping.noise_seed,
+        keeping.plain_order,
+        dtype,
+        adds_inputs,
+        channels_last,
+        torch.is_grad_enabled(),
+    )
     return call, parameters
+
+
+def _needs_values(inputs: Tensor, unit: Unit, parameters: Sequence[Tensor | None]) -> bool:
+    """Whether a gradient depends on the unit's input, beyond its activation's mask."""
+    norm_weight, _, weight, _, _ = parameters[unit.parameters]
+    below = inputs.requires_grad or any(p is not None and p.requires_grad for p in parameters[: unit.parameters.start])
+    own = any(p is not None and p.requires_grad for p in (norm_weight, weight))
+    return own or (unit.batch_statistics and below)
 
 
 def _compute_dtype(inputs: Tensor, weights: Sequence[Tensor | None]) -> torch.dtype:

@@ -2,11 +2,69 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
+from pytorch_models.channels import statistics_dtype
+from pytorch_models.compression import NormCodec
+from pytorch_models.kernel_arrays import DenseLike, dense_like, layout_of
+from pytorch_models.saving.keeping import InputKeeping
 from pytorch_models.saving.statistics import Statistics
+
+
+class CodedValues(NamedTuple):
+    """A unit's input in codes.
+
+    Args:
+        like: its shape and layout.
+        parts: what the codec made of it; none where only its shape is needed.
+        bits: the mask of the unit's activation, or None.
+    """
+
+    like: DenseLike
+    parts: tuple[Tensor, ...]
+    bits: Tensor | None
+
+
+class SharedCodes:
+    """Codes of what enters a block, made when the first of its readers asks, and kept once for all of them.
+
+    A residual sum is read by the next block's first convolution and by its shortcut's; only gradients of their weights
+    need it, in which it stands alone, so that one rounding serves both.
+
+    Args:
+        values: (N, C, ...).
+        seed: of the rounding.
+    """
+
+    def __init__(self, values: Tensor, codec: NormCodec, seed: int) -> None:
+        self.codec, self.seed = codec, seed
+        stored = values.detach()
+        self._values: Tensor | None = stored if layout_of(stored) is not None else stored.contiguous()
+        self.like = dense_like(self._values)
+        self._parts: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def of(cls, values: Tensor, keeping: InputKeeping) -> SharedCodes | None:
+        """By the codec of `keeping`; None where it has none."""
+        return None if keeping.codec is None else cls(values, keeping.codec, keeping.noise_seed)
+
+    def parts(self) -> tuple[Tensor, ...]:
+        """What the codec made of the values."""
+        if self._values is not None:
+            mean, inv_std = as_they_are(self.like)
+            self._parts = self.codec.encode(self._values, mean, inv_std, self.seed)
+            self._values = None
+        return self._parts
+
+
+def as_they_are(like: DenseLike) -> tuple[Tensor, Tensor]:
+    """(mean, inverse deviation) with which normalising changes nothing."""
+    dtype = statistics_dtype(like.dtype)
+    zeros = torch.zeros(like.shape[1], dtype=dtype, device=like.device)
+    return zeros, torch.ones_like(zeros)
 
 
 class SavedChain:
@@ -17,16 +75,19 @@ class SavedChain:
 
     def __init__(self, units: int) -> None:
         self.values: list[Tensor | None] = [None] * units
+        self.coded: list[CodedValues | None] = [None] * units
         self.statistics: list[Statistics | None] = [None] * units
         self.has_outputs = False
         self.outputs: Tensor | None = None
         self.parameters: tuple[Tensor | None, ...] = ()
 
     def store(self, ctx: Any, outputs: Tensor | None, parameters: tuple[Tensor | None, ...]) -> None:
-        """Hand everything to autograd; which positions hold statistics stays on `ctx`."""
+        """Hand everything to autograd; which positions hold statistics, and codes' layouts, stay on `ctx`."""
         ctx.has_statistics = tuple(statistics is not None for statistics in self.statistics)
+        ctx.coded = tuple(None if coded is None else (coded.like, len(coded.parts)) for coded in self.coded)
         vectors = [vector for statistics in self.statistics if statistics is not None for vector in statistics]
-        ctx.save_for_backward(outputs, *self.values, *vectors, *parameters)
+        codes = [part for coded in self.coded if coded is not None for part in (coded.bits, *coded.parts)]
+        ctx.save_for_backward(outputs, *self.values, *codes, *vectors, *parameters)
 
     @classmethod
     def restore(cls, ctx: Any) -> SavedChain:
@@ -35,6 +96,11 @@ class SavedChain:
         saved.outputs, *rest = ctx.saved_tensors
         units = len(saved.values)
         saved.values, remaining = rest[:units], iter(rest[units:])
+        for index, layout in enumerate(ctx.coded):
+            if layout is not None:
+                like, parts = layout
+                bits = next(remaining)
+                saved.coded[index] = CodedValues(like, tuple(next(remaining) for _ in range(parts)), bits)
         for index, has in enumerate(ctx.has_statistics):
             if has:
                 saved.statistics[index] = (next(remaining), next(remaining), next(remaining))

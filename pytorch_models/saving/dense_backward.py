@@ -10,8 +10,9 @@ from torch import Tensor
 from pytorch_models.saving.dense_call import BlockCall
 from pytorch_models.saving.dense_storage import Bottleneck
 from pytorch_models.saving.dropout import drop_gradient
+from pytorch_models.saving.masks import TileMasks
 from pytorch_models.saving.norm import Affine, affine
-from pytorch_models.saving.passes import TileMasks, subtract_terms
+from pytorch_models.saving.passes import subtract_terms
 from pytorch_models.saving.saved import SavedTensors
 from pytorch_models.saving.tiles import empty_channels_last
 from pytorch_models.saving.unit_call import Unit

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pytorch_models.saving.activation import RELU
 from pytorch_models.saving.dense_call import BlockCall
 from pytorch_models.saving.dense_record import ForwardRecord
 from pytorch_models.saving.dense_storage import Bottleneck
 from pytorch_models.saving.dropout import drop
+from pytorch_models.saving.masks import TileMasks, write_mask
 from pytorch_models.saving.norm import affine, move_running_statistics
-from pytorch_models.saving.passes import TileMasks, mask_positive
 from pytorch_models.saving.saved import SavedTensors
 from pytorch_models.saving.tiles import empty_channels_last, tiles
 from pytorch_models.saving.unit_call import autocast_to
@@ -138,4 +139,4 @@ class _PlainOrder:
 
     def _keep_masks(self, masks: TileMasks, activations: Tensor, position: int) -> None:
         for tile in tiles(activations.shape, self.call.dtype_of_unit(position), activations.device):
-            mask_positive(activations[tile].contiguous(memory_format=torch.channels_last), masks.of(tile))
+            write_mask(activations[tile].contiguous(memory_format=torch.channels_last), RELU, masks.of(tile))

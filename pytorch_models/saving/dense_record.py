@@ -9,8 +9,9 @@ from pytorch_models.channels import statistics_dtype
 from pytorch_models.compression import derived_seed
 from pytorch_models.saving.dense_call import BlockCall
 from pytorch_models.saving.dense_storage import Bottleneck
+from pytorch_models.saving.masks import TileMasks
 from pytorch_models.saving.norm import check_batch_has_a_variance, running_statistics
-from pytorch_models.saving.passes import TileMasks, batch_statistics
+from pytorch_models.saving.passes import batch_statistics
 from pytorch_models.saving.saved import SavedTensors
 
 

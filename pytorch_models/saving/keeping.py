@@ -1,14 +1,17 @@
-"""How a norm's input is kept: as it is or coded, and who takes over its gradient."""
+"""How the inputs of norms are kept: as they are or coded, and who takes over a gradient."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
 from pytorch_models.compression import NoiseSeeds, NormCodec
 from pytorch_models.saving.dense_call import BlockCall
 from pytorch_models.saving.gradient_sink import GradientSink
+from pytorch_models.saving.unit_call import autocast_dtype_of
+from zoo.kept_values import KeptValues
 from zoo.policy import MemoryPolicy
 
 
@@ -41,3 +44,31 @@ class InputKeeping:
             codec = None
         seed = 0 if codec is None else seeds.next()
         return cls(codec, seed, not policy.recomputes, None if made_by is None else made_by.sink)
+
+
+@dataclass(frozen=True)
+class NetworkKeeping:
+    """How all parts of one network keep what they keep: by its policy, in codes only where those take less.
+
+    Args:
+        network: the values that it keeps.
+    """
+
+    policy: MemoryPolicy
+    network: KeptValues
+    seeds: NoiseSeeds = field(default_factory=NoiseSeeds)
+
+    def codes_at(self, part: nn.Module) -> bool:
+        """Whether this part keeps codes, with the dtype of its parameters or under the autocast of now."""
+        weight = next(part.parameters(), None)
+        if weight is None:
+            return False
+        dtype = autocast_dtype_of(weight.device)
+        narrow = dtype is not None and weight.dtype != torch.float64
+        return self.network.codes_pay(self.policy, (dtype if narrow else weight.dtype).itemsize)  # type: ignore[union-attr]
+
+    def of(self, part: nn.Module) -> InputKeeping:
+        """For one chain or norm of a part, with noise of its own."""
+        if self.policy.codec is not None and not self.codes_at(part):
+            return InputKeeping()
+        return InputKeeping.of(self.policy, self.seeds)

@@ -44,17 +44,22 @@ def move_running_statistics(norm: _BatchNorm, mean: Tensor, variance: Tensor, co
     """
     if not (norm.training and norm.track_running_stats) or norm.running_mean is None or norm.running_var is None:
         return
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-    momentum = norm.momentum
-    if momentum is None:
-        momentum = 0.0 if norm.num_batches_tracked is None else 1.0 / float(norm.num_batches_tracked)
+    momentum = count_batch(norm)
     if isinstance(count, Tensor):
         unbiased = variance * (count / (count - 1).clamp_min(1)).to(variance.dtype)
     else:
         unbiased = variance * (count / max(count - 1, 1))
     norm.running_mean.mul_(1 - momentum).add_(mean.to(norm.running_mean.dtype), alpha=momentum)
     norm.running_var.mul_(1 - momentum).add_(unbiased.to(norm.running_var.dtype), alpha=momentum)
+
+
+def count_batch(norm: _BatchNorm) -> float:
+    """Count one more batch, if `norm` counts them; the share of it that moves into the running statistics."""
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    if norm.momentum is not None:
+        return norm.momentum
+    return 0.0 if norm.num_batches_tracked is None else 1.0 / float(norm.num_batches_tracked)
 
 
 def check_batch_has_a_variance(shape: torch.Size) -> None:

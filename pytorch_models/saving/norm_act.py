@@ -22,9 +22,9 @@ from pytorch_models.saving.eligibility import (
     why_norm_act_is_plain,
 )
 from pytorch_models.saving.keeping import InputKeeping
+from pytorch_models.saving.masks import TileMasks
 from pytorch_models.saving.norm import affine, uses_batch_statistics
 from pytorch_models.saving.norm_act_tail import TailBackward, TailCall, run_forward
-from pytorch_models.saving.passes import TileMasks
 from pytorch_models.saving.pool_codes import coded_pool
 from pytorch_models.saving.statistics import take_statistics
 from pytorch_models.saving.sync import group_of

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pytorch_models.saving.activation import RELU
 from pytorch_models.saving.keeping import InputKeeping
+from pytorch_models.saving.masks import TileMasks, write_mask
 from pytorch_models.saving.norm import Affine
 from pytorch_models.saving.passes import (
     NormGradient,
-    TileMasks,
     activate_into,
-    mask_positive,
     rebuild_into,
     subtract_terms,
 )
@@ -49,7 +49,7 @@ def run_forward(
         with autocast_to(inputs.device, call.autocast_dtype):
             activations = F.relu(call.norm(inputs), inplace=True)
         for tile in slices if masks is not None else ():
-            mask_positive(laid_out_like(inputs, activations[tile]), masks.of(tile))  # type: ignore[union-attr]
+            write_mask(laid_out_like(inputs, activations[tile]), RELU, masks.of(tile))  # type: ignore[union-attr]
         if call.pool is None:
             return _run_tail(call, activations, parameters), []
     outputs, positions = [], []
@@ -63,7 +63,7 @@ def run_forward(
             outputs.append(_run_tail(call, activation, parameters))
         else:
             pooled, codes = call.pool.forward(activation)
-            outputs.append(pooled)
+            outputs.append(laid_out_like(activation, pooled))
             positions.append(codes)
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs), positions
 

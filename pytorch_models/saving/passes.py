@@ -15,6 +15,7 @@ from pytorch_models import kernel_ops
 from pytorch_models.channels import row, statistics_dtype
 from pytorch_models.kernel_arrays import TORCH, norm_path
 from pytorch_models.saving.activation import RELU, Activation, negative_part
+from pytorch_models.saving.masks import choose_, pass_through_, write_mask
 from pytorch_models.saving.norm import Affine
 from pytorch_models.saving.sync import join_sums
 from pytorch_models.saving.tiles import tiles
@@ -58,33 +59,6 @@ def batch_statistics(values: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (squares / count).to(dtype)
 
 
-class TileMasks:
-    """One bit for every activation of a batch, tile after tile, each from a byte of its own.
-
-    Args:
-        shape: (N, C, H, W) of the activations; their tiles are those of `tiles`.
-        dtype, device: of the values that tiles are made of.
-        bits: what an earlier one kept; None = not written yet.
-    """
-
-    def __init__(self, shape: torch.Size, dtype: torch.dtype, device: torch.device, bits: Tensor | None = None) -> None:
-        slices = tiles(shape, dtype, device)
-        self._sample = shape[1:].numel()
-        self._samples, self._tile_bytes = slices[0].stop, self._bytes(slices[0])
-        if bits is None:
-            size = sum(self._bytes(tile) for tile in slices)
-            bits = torch.empty(size, dtype=torch.uint8, device=device)
-        self.bits = bits
-
-    def _bytes(self, tile: slice) -> int:
-        return ((tile.stop - tile.start) * self._sample + 7) // 8
-
-    def of(self, tile: slice) -> Tensor:
-        """The packed mask of one tile."""
-        start = tile.start // self._samples * self._tile_bytes
-        return self.bits[start : start + self._bytes(tile)]
-
-
 def normalise_into(out: Tensor, values: Tensor, norm: Affine) -> Tensor:
     """out = values * scale + shift; `out` may be `values`."""
     return torch.addcmul(row(norm.shift), values, row(norm.scale), out=out)
@@ -100,39 +74,23 @@ def activate_into(
 ) -> Tensor:
     """out = activation(values * scale + shift); `out` may be `values`.
 
-    Where `mask` is given, which outputs are positive is written there.
+    Where `mask` is given, it is written: see `masks.write_mask`.
     """
     if activation == RELU and exact_path(values, out) != TORCH:
         kernel_ops.affine_relu_(values, norm.scale, norm.shift, out, mask)
         return out
     activation.apply_(normalise_into(out, values, norm), weight)
     if mask is not None:
-        mask_positive(out, mask)
+        write_mask(out, activation, mask)
     return out
 
 
-def mask_positive(dense: Tensor, mask: Tensor) -> None:
-    """Write into `mask` which elements of a tensor without gaps are positive, in the order of memory."""
-    kernel_ops.pack_positive_(_in_memory_order(dense), mask)
-
-
-def rebuild_into(out: Tensor, values: Tensor, norm: Affine, mask: Tensor) -> Tensor:
-    """out = values * scale + shift where the mask is 1, else 0: values that come from codes are never clamped again."""
+def rebuild_into(out: Tensor, values: Tensor, norm: Affine, mask: Tensor, activation: Activation = RELU) -> Tensor:
+    """out = values * scale + shift where the mask says so, else the bound: what comes from codes is never clamped."""
     if norm_path(values, out) != TORCH:
-        kernel_ops.rebuild_relu_(values, norm.scale, norm.shift, mask, out)
+        kernel_ops.rebuild_activation_(values, norm.scale, norm.shift, mask, out, activation.mask_name)
         return out
-    return select_(normalise_into(out, values, norm), mask)
-
-
-def select_(dense: Tensor, mask: Tensor) -> Tensor:
-    """Set to 0 in place, in a tensor without gaps, what a mask (in the order of memory) leaves out."""
-    flat = _in_memory_order(dense)
-    flat.masked_fill_(kernel_ops.unpack_bits(mask, flat.numel()).view(torch.bool).logical_not_(), 0)
-    return dense
-
-
-def _in_memory_order(dense: Tensor) -> Tensor:
-    return dense.as_strided((dense.numel(),), (1,))
+    return choose_(normalise_into(out, values, norm), activation, mask)
 
 
 def subtract_terms(gradient: Tensor, values: Tensor, mean: Tensor, constant: Tensor, slope: Tensor) -> None:
@@ -208,13 +166,16 @@ class NormGradient:
             activation: the activation's output, kept or rebuilt; its input where `Activation.by_output` is False.
             values: the norm's input.
             scratch: of the activation's size; may be overwritten, may be the activation.
-            mask: where the activation was positive, if the values come from codes.
+            mask: of the activation, if the values come from codes.
         """
         norm = self.norm
+        if mask is not None and norm_path(values, gradient, out) != TORCH:
+            self._through_kernel(gradient, values, out, norm._replace(scale=torch.ones_like(norm.scale)), mask, False)
+            return out
         if self.weight is not None:
             self._d_slopes += channel_sums(negative_part(gradient, activation))
         if mask is not None:
-            masked = select_(out if out is gradient else out.copy_(gradient), mask)
+            masked = pass_through_(out if out is gradient else out.copy_(gradient), self.activation, mask)
         else:
             masked = self.activation.gradient_into(out, gradient, activation, self.weight)
         self._d_bias += channel_sums(masked)
@@ -243,18 +204,23 @@ class NormGradient:
         into = gradient if target is None else target
         # Without a mask as `activate_into` chose, so that both agree on the signs of activations.
         path = exact_path if mask is None else norm_path
-        if self.activation == RELU and path(values, gradient, into, activation) != TORCH:
-            d_bias, d_weight = kernel_ops.norm_backward_(
-                gradient, values, *self.norm, mask, into, accumulate and target is not None
-            )
-            self._d_bias += d_bias
-            self._d_weight += d_weight
+        fused = self.activation == RELU or mask is not None
+        if fused and path(values, gradient, into, activation) != TORCH:
+            self._through_kernel(gradient, values, into, self.norm, mask, accumulate and target is not None)
             return
         masked = self.mask_into(gradient, gradient, activation, values, scratch=scratch, mask=mask)
         if target is not None and accumulate:
             target.addcmul_(masked, row(self.norm.scale))
         elif target is not None:
             torch.mul(masked, row(self.norm.scale), out=target)
+
+    def _through_kernel(
+        self, gradient: Tensor, values: Tensor, into: Tensor, norm: Affine, mask: Tensor | None, accumulate: bool
+    ) -> None:
+        name = self.activation.mask_name
+        d_bias, d_weight = kernel_ops.norm_backward_(gradient, values, *norm, mask, into, accumulate, name)
+        self._d_bias += d_bias
+        self._d_weight += d_weight
 
     def corrections(self, count: int | Tensor, group: Any = None) -> tuple[Tensor, Tensor]:
         """(A, B) of the class docstring, for batch statistics over `count` values per channel.

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from pytorch_models.channels import statistics_dtype
+from pytorch_models.saving.masks import TileMasks
 from pytorch_models.saving.norm import Affine
-from pytorch_models.saving.passes import NormGradient, TileMasks, activate_into, normalise_into, rebuild_into
+from pytorch_models.saving.passes import NormGradient, activate_into, normalise_into, rebuild_into
 from pytorch_models.saving.tiles import Workspace, as_images, empty_in_order_of, laid_out_like, tiles
 from pytorch_models.saving.unit_call import Unit
 
@@ -106,8 +107,8 @@ class RebuiltTiles:
         """activation(norm(values)) in `out` or in scratch; the values themselves where there is no norm.
 
         Args:
-            write: where to note which activations are positive.
-            read: which were, where the values come from codes.
+            write: where to note the activations' mask.
+            read: their mask, where the values come from codes.
         """
         values = self.values[tile]
         if self.norm is None:
@@ -115,7 +116,7 @@ class RebuiltTiles:
         out = self.scratch(tile) if out is None else out
         images, given = as_images(out), as_images(values)
         if read is not None:
-            rebuild_into(images, given, self.norm, read)
+            rebuild_into(images, given, self.norm, read, self.unit.activation)
         else:
             activate_into(images, given, self.norm, self.unit.activation, self.weight, write)
         return out
@@ -136,7 +137,7 @@ class UnitBackward:
         gradient: of the convolution's outputs.
         values: the norm's input, (N, C, ...).
         activations: activation(norm(values)) if the forward pass kept it, else None to rebuild it.
-        masks: where the activations were positive, for values that come from codes; None = the values tell.
+        masks: of the activations, for values that come from codes; None = the values tell.
         needs: which of the parameters need a gradient.
         needs_values: whether `values` needs one.
     """

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from lossless_codec import use_lossless_codec
 from tiny_densenet import assert_same, gradients, images, pair, same_but_compressed, step
 from torch import Tensor, nn
 
 from pytorch_models import DenseNet
 from pytorch_models.compression import NoiseSeeds, NormCodec
 from pytorch_models.saving.dense_storage import Bottleneck, DenseStorage, choose_storage
-from pytorch_models.saving.passes import TileMasks
+from pytorch_models.saving.masks import TileMasks
 from zoo.policy import MemoryPolicy
 
 EFFICIENT = {"efficient": True}
@@ -59,16 +60,7 @@ def test_outputs_in_other_modes(mode: str) -> None:
 
 @pytest.fixture
 def lossless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A codec that keeps zhat as it is, laid out as it came: what is then not exact is not the rounding."""
-
-    def encode(_: NormCodec, values: Tensor, mean: Tensor, inv_std: Tensor, seed: int) -> tuple[Tensor, ...]:
-        return ((values - mean.view(1, -1, 1, 1)) * inv_std.view(1, -1, 1, 1),)
-
-    def decode_into(_: NormCodec, out: Tensor, parts: tuple[Tensor, ...], mean: Tensor, inv_std: Tensor) -> Tensor:
-        return out.copy_(parts[0] / inv_std.view(1, -1, 1, 1) + mean.view(1, -1, 1, 1))
-
-    monkeypatch.setattr(NormCodec, "encode", encode)
-    monkeypatch.setattr(NormCodec, "decode_into", decode_into)
+    use_lossless_codec(monkeypatch)
 
 
 WAYS = {

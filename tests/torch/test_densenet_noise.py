@@ -9,14 +9,14 @@ import pytest
 import torch
 from test_densenet_compressed import EFFICIENT, force
 from tiny_densenet import gradients, images, same_but_compressed
-from torch import nn
+from torch import Tensor, nn
 
 from pytorch_models.compression import NoiseSeeds
 
 
-def bias_and_noise(coded: nn.Module, exact: nn.Module, seeds: int) -> tuple[float, float]:
+def bias_and_noise(coded: nn.Module, exact: nn.Module, seeds: int, inputs: Tensor | None = None) -> tuple[float, float]:
     """Over random directions: the mean square of (mean - exact) in standard errors, 1 if unbiased; and the noise."""
-    inputs = images(16, 12, torch.float32)
+    inputs = images(16, 12, torch.float32) if inputs is None else inputs
     expected = gradients(exact, inputs)
     found = []
     for seed in range(seeds):

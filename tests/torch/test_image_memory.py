@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 import pytest
 import torch
 
@@ -15,6 +20,7 @@ BATCH_32 = (32, 3, 224, 224)
 KEEP, LEAST = MemoryPolicy(efficient=True, keep_bottleneck=True), MemoryPolicy(efficient=True)
 
 
+@functools.cache
 def report_of(name: str, policy: MemoryPolicy = MemoryPolicy(), **switches: bool) -> MemoryReport:  # noqa: B008 - frozen
     with torch.device("meta"):
         model = build_model(zoo.find_config(name), policy)
@@ -39,6 +45,68 @@ def test_shares_of_plain(name: str, policy: MemoryPolicy, saved_share: float, pe
     assert saving.peak_bytes <= peak_share * plain.peak_bytes
 
 
+@pytest.mark.parametrize(
+    ("name", "policy", "times_less", "peak_share"),
+    [
+        ("resnet50", {"compressed": 2}, 14.5, 0.25),
+        ("resnet50", {"efficient": True, "compressed": 2}, 14.5, 0.25),
+        ("mobilenet_v2", {"compressed": 2}, 21, 0.21),
+        ("mobilenet_v2", {"efficient": True, "compressed": 8}, 8, 0.24),
+    ],
+    ids=str,
+)
+def test_codes_are_a_fraction_of_plain(name: str, policy: dict[str, Any], times_less: float, peak_share: float) -> None:
+    """ActNN's figure for ResNet-50 at 2 bits is 12 times less."""
+    plain, coded = report_of(name), report_of(name, MemoryPolicy(**policy))
+    assert coded.saved_bytes * times_less <= plain.saved_bytes
+    assert coded.peak_bytes <= peak_share * plain.peak_bytes
+
+
+SMALL: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "resnet50": {"layers": (1, 2, 1)},
+        "resnet20": {"layers": (2, 2)},
+        "preact_resnet164": {"layers": (2, 2)},
+        "mobilenet_v2_035": {},
+    }
+)
+
+
+@pytest.mark.parametrize(("name", "bits"), [*((name, 2) for name in SMALL), ("resnet50", 8)])
+def test_stored_bytes_are_bits_and_metadata(name: str, bits: int) -> None:
+    """Nothing of the size of an activation is kept but codes and masks, as many as the family's table says."""
+    config = zoo.find_config(name, **SMALL[name])
+    size, kept = config.image_size, config.kept_values()
+    pixels = size**2 / (16 if name == "resnet50" else 4 if name.startswith("mobile") else 1)
+    report = measure_step(build_model(config, MemoryPolicy(compressed=bits)), (8, 3, size, size), execute=False)
+    expected = (kept.norm_inputs + kept.block_inputs) * (bits + 32 / 256) + kept.mask_bits
+    found = report.saved_bytes - sum(row.saved_bytes for row in report.rows if row.kept == "kept by autograd")
+    assert found == pytest.approx(8 * pixels * expected / 8, rel=0.05)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_both_flags_keep_no_more_than_either(name: str) -> None:
+    config = zoo.find_config(name, **SMALL[name])
+
+    def saved(dtype: torch.dtype, **flags: Any) -> int:
+        model = build_model(config, MemoryPolicy(**flags)).to(dtype)
+        size = min(config.image_size, 64)
+        return measure_step(model, (4, 3, size, size), dtype=dtype, execute=False).saved_bytes
+
+    for dtype, compressed in ((torch.float32, 2), (torch.bfloat16, 8), (torch.bfloat16, "half")):
+        alone = saved(dtype, compressed=compressed), saved(dtype, efficient=True)
+        both = saved(dtype, compressed=compressed, efficient=True)
+        assert both <= min(alone), (dtype, compressed, both, alone)
+
+
+def test_real_steps_cost_what_fake_ones_say() -> None:
+    for name in ("resnet20", "mobilenet_v2_035"):
+        model = build_model(zoo.find_config(name), MemoryPolicy(compressed=2))
+        real, fake = (measure_step(model, (4, 3, 32, 32), repeats=0, execute=execute) for execute in (True, False))
+        assert (real.saved_bytes, real.peak_bytes) == (fake.saved_bytes, fake.peak_bytes)
+        assert real.ran_on == "numba kernels"
+
+
 def test_stages_as_segments() -> None:
     plain, saving = report_of("resnet50"), report_of("resnet50", LEAST, segments=True)
     assert saving.saved_bytes <= 0.12 * plain.saved_bytes
@@ -52,6 +120,10 @@ def test_rows_name_how_each_block_is_kept() -> None:
     assert rows["layer1.0"] == "inputs of norms but the last, whose convolution is computed again"
     model.layer1[0].conv2.register_forward_hook(lambda *_: None)
     assert model.layer1[0].how_kept() == "the plain way: a hook is registered on conv2"
+    coded = build_model(zoo.find_config("resnet20"), MemoryPolicy(compressed=2))
+    rows = {row.name: row.kept for row in measure_step(coded, (2, 3, 32, 32), execute=False).rows}
+    assert rows["layer1.0"] == "inputs of norms and of the block as codes (2), masks"
+    assert rows["(model)"] == "norms' inputs as codes (2), masks"
     mobile = build_model(zoo.find_config("mobilenet_v2_035"), LEAST)
     rows = {row.name: row.kept for row in measure_step(mobile, (2, 3, 32, 32), execute=False).rows}
     assert rows["features.2"].endswith("whose convolution (the expansion) is computed again")

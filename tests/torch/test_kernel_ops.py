@@ -43,11 +43,16 @@ def calls() -> dict[str, tuple[Any, tuple[Any, ...]]]:
         "dequantize_fixed_": (kernel_ops.dequantize_fixed_, (fixed, fixed_step, 5, torch.empty_like(flat))),
         "pack_positive_": (kernel_ops.pack_positive_, (flat, mask())),
         "unpack_bits": (kernel_ops.unpack_bits, (mask(), 3 * C * 5 * 4)),
+        "pack_regions_": (kernel_ops.pack_regions_, (flat, 0.0, 6.0, torch.empty(90, dtype=torch.uint8))),
+        "unpack_regions": (kernel_ops.unpack_regions, (torch.arange(90, dtype=torch.uint8), 3 * C * 5 * 4)),
         "channel_statistics": (kernel_ops.channel_statistics, (x,)),
         "affine_relu_": (kernel_ops.affine_relu_, (x, one[0], one[1], torch.empty_like(x), mask())),
-        "rebuild_relu_": (kernel_ops.rebuild_relu_, (x, one[0], one[1], mask(), torch.empty_like(x))),
+        "rebuild_activation_": (
+            kernel_ops.rebuild_activation_,
+            (x, one[0], one[1], mask(), torch.empty_like(x), "relu"),
+        ),
         "subtract_norm_terms_": (kernel_ops.subtract_norm_terms_, (values(), x, *one[:3])),
-        "norm_backward_": (kernel_ops.norm_backward_, (values(), x, *one, mask(), torch.zeros_like(x), True)),
+        "norm_backward_": (kernel_ops.norm_backward_, (values(), x, *one, mask(), torch.zeros_like(x), True, "relu")),
         "max_pool_positions": (kernel_ops.max_pool_positions, (plane, *window)),
         "max_pool_gradient": (kernel_ops.max_pool_gradient, (pooled, positions, list(plane.shape), *window)),
     }
