@@ -69,6 +69,7 @@ class LSTM(ZooModel):
             dropout=float(drop_rate),
             bidirectional=bidirectional,
             efficient=efficient,
+            compressed=compressed,
         )
         self.classifier = nn.Linear(hidden_size * self.spec.directions, num_classes)
         self._initialise()

@@ -101,9 +101,9 @@ class LSTMConfig:
         """Pass what this family is built with.
 
         Raises:
-            ValueError: see `MemoryPolicy.refuse_what_is_densenets`; or keep_bottleneck, which an LSTM has none of.
+            ValueError: a level of `opt_memory`, or keep_bottleneck, which an LSTM has none of.
         """
-        policy.refuse_what_is_densenets("LSTM")
+        replace(policy, compressed=None).refuse_what_is_densenets("LSTM")  # codes are kept by an LSTM too
         if policy.keep_bottleneck:
             raise ValueError("keep_bottleneck=True: an LSTM has no bottlenecks; give efficient=True alone")
 
