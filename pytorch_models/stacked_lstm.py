@@ -14,7 +14,7 @@ from pytorch_models.saving.coded_lstm import CodedResults, Codes, Coding, coded_
 from pytorch_models.saving.coded_steps import code_steps
 from pytorch_models.saving.eligibility import PlainPathWarning, graph_is_being_exported
 from pytorch_models.saving.lstm_chunk import LSTMChunk, lstm_plan
-from pytorch_models.saving.lstm_storage import LayerSizes, codes_are_smaller, coded_layers_of, coding_of
+from pytorch_models.saving.lstm_storage import LayerSizes, coded_layers_of, codes_are_smaller, coding_of
 from pytorch_models.saving.recurrence import STACKED, Recurrence, Tensors, recur
 from pytorch_models.saving.sequence_codes import SequenceCodec
 from pytorch_models.saving.time_dropout import draw_seed

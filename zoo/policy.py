@@ -151,7 +151,7 @@ def compared_flags(config: Any) -> list[dict[str, Any]]:
     Example:
         >>> from zoo.lstm import LSTMConfig
         >>> compared_flags(LSTMConfig())
-        [{}, {'efficient': True}]
+        [{}, {'efficient': True}, {'efficient': True, 'compressed': 2}]
     """
     found = []
     for flags in COMPARED:

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pytorch_models.channels import statistics_dtype
 from pytorch_models.saving.coded_call import CodedCall, as_used
 from pytorch_models.saving.lstm_factors import LOCAL, Factors, gradients_of_steps
 from pytorch_models.saving.saved import SavedTensors
-
 
 
 class BackwardSweep:
@@ -34,9 +32,7 @@ class BackwardSweep:
         self.sums: dict[int, Tensor] = {}  # by a parameter's place
         self.values: Tensor | None = None
 
-    def run(
-        self, outputs: Tensor | None, hidden: Tensor | None, cell: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
+    def run(self, outputs: Tensor | None, hidden: Tensor | None, cell: Tensor | None) -> tuple[Tensor | None, ...]:
         """From gradients of the outputs and of the last h and c, in the order of the Function's arguments."""
         call, samples = self.call, self.call.shape[1]
         width = self.weights[0][1].shape[1]
@@ -72,7 +68,7 @@ class BackwardSweep:
             below = call.needs[layer - 1] if layer else self.needs[0]
             if not below:
                 return
-            upstream = (rows @ into).view(*sums.shape[:2], -1)
+            upstream = (rows @ into).view(*sums.shape[:2], into.shape[1])
             upstream = call.drop(upstream if layer else call.turn(upstream), layer, place, self.parameters)
         if self.values is not None and upstream is not None:
             self.values[place] = upstream.to(self.values.dtype)

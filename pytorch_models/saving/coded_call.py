@@ -23,7 +23,8 @@ class CodedCall:
         layers: the fused LSTM, and where it stands in the network.
         codec, noise_seed: of what is kept.
         chunks: the steps that are coded together, in the order in which they are run.
-        at_once: the fused LSTM is run over all steps at once, else chunk by chunk.
+        run_steps: the fused LSTM is run over so many steps of a chunk at once.
+        at_once: all chunks go through a layer before the next layer, else each chunk through all layers.
         graphless: it is run as where no graph is recorded, which gives other last bits; `efficient` does that.
         shape, dtype: of the inputs, (T, N, I).
         input_codes: what keeps the inputs, side by side; none where the inputs are kept as they are.
@@ -35,6 +36,7 @@ class CodedCall:
     codec: SequenceCodec
     noise_seed: int
     chunks: tuple[slice, ...]
+    run_steps: int
     at_once: bool
     graphless: bool
     shape: torch.Size

@@ -68,8 +68,13 @@ class ForwardSweep:
             below = call.needs[layer - 1] if layer else self.values.requires_grad
             values = values.detach().requires_grad_(call.at_once and below)
             weights = [weight.detach().requires_grad_(call.at_once and weight.requires_grad) for weight in weights]
+        runs: list[Tensor] = []
         with autocast_again(self.autocast), torch.set_grad_enabled(not call.graphless):
-            return tuple(result.detach() for result in call.layers.fused(values, state, weights, 1))
+            for some in values.split(call.run_steps):
+                outputs, *after = (result.detach() for result in call.layers.fused(some, state, weights, 1))
+                runs.append(outputs)
+                state = (after[0], after[1])
+        return runs[0] if len(runs) == 1 else torch.cat(runs), *state
 
     def _record(self, layer: int, together: range, values: Tensor, outputs: Tensor, state: State) -> None:
         """Code what one layer keeps of some chunks."""

@@ -36,12 +36,13 @@ class Coding:
     Args:
         codec, noise_seed: of what is kept.
         chunks: the steps that are coded together, in the order in which they are run.
-        at_once, graphless: see `CodedCall`.
+        run_steps, at_once, graphless: see `CodedCall`.
     """
 
     codec: SequenceCodec
     noise_seed: int
     chunks: tuple[slice, ...]
+    run_steps: int
     at_once: bool
     graphless: bool
 
@@ -91,7 +92,7 @@ def coded_layers(
     wants = [any(p.requires_grad for p in parameters[i * each : (i + 1) * each]) for i in range(layers.layers)]
     needs = tuple(itertools.accumulate(wants, lambda below, own: below or own, initial=around))[1:]
     known = tuple(coded for coded, _ in inputs)
-    how = (coding.codec, coding.noise_seed, coding.chunks, coding.at_once, coding.graphless)
+    how = (coding.codec, coding.noise_seed, coding.chunks, coding.run_steps, coding.at_once, coding.graphless)
     call = CodedCall(layers, *how, values.shape, values.dtype, known, needs, shows_codes)
     outputs, hidden, cell, *shown = CodedLayers.apply(call, values, *state, *parameters, *codes)
     if not shows_codes:

@@ -1,9 +1,9 @@
 """An LSTM layer's backward pass from its local factors: what each step's gradient is multiplied by, and nothing else.
 
 With gates i, f, g, o and cells c, a step passes on dc = dh * A + dc' * f', and gives its gates' sums dc * (I, F, G) and
-dh * O, where I = g i (1 - i), F = c_before f (1 - f), G = i (1 - g^2), O = tanh(c) o (1 - o), A = o (1 - tanh^2 c). Each
-factor enters once, so that coded ones give unbiased gradients; coded gates would not. Steps (T, N, ...), weights and
-the order i, f, g, o of gates are torch.nn.LSTM's; all in float32 or wider.
+dh * O, where I = g i (1 - i), F = c_before f (1 - f), G = i (1 - g^2), O = tanh(c) o (1 - o), A = o (1 - tanh^2 c).
+Each factor enters once, so that coded ones give unbiased gradients; coded gates would not. Steps (T, N, ...), weights
+and the order i, f, g, o of gates are torch.nn.LSTM's; all in float32 or wider.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def gate_sums(values: Tensor, hidden_before: Tensor, weights: tuple[Tensor, ...]
     sums.addmm_(hidden_before.flatten(0, 1), back.t())
     for bias in biases:
         sums += bias
-    return sums.view(*hidden_before.shape[:2], GATES, -1)
+    return sums.view(*hidden_before.shape[:2], GATES, hidden_before.shape[2])
 
 
 def local_factors(sums: Tensor, cell: Tensor) -> tuple[Factors, Tensor]:
@@ -83,5 +83,5 @@ def gradients_of_steps(
         torch.mul(d_cell, to_gates[step], out=of_cell[step])
         torch.mul(d_hidden, leave[step], out=of_hidden[step])
         d_cell.mul_(factors.forget[step])
-        d_hidden = sums[step].view(samples, -1) @ recurrent
+        d_hidden = sums[step].flatten(1) @ recurrent
     return sums, d_hidden, d_cell

@@ -48,18 +48,23 @@ class LayerSizes:
         return self._hidden() if coded else self.plan.steps * self.values * self.itemsize
 
     def _hidden(self) -> int:
-        return self.codec.nbytes((self.plan.steps + self.plan.chunks) * self.values)
+        chunks = -(-self.plan.steps // _coded_steps(self.plan.steps, self.plan.chunk_steps))
+        return self.codec.nbytes((self.plan.steps + chunks) * self.values)
+
+    def initial(self) -> int:
+        """Bytes of a layer's first state, which is kept whole if any layer is run again: zeros, once for h and c."""
+        return self.values * self.itemsize
 
 
 def codes_are_smaller(sizes: LayerSizes) -> bool:
     """Whether layers that are walked together keep less as codes than as states between chunks."""
-    return sizes.coded() < sizes.states()
+    return sizes.coded() < sizes.states() + sizes.initial()
 
 
 def coded_layers_of(sizes: LayerSizes, layers: int) -> tuple[bool, ...]:
     """Which layers of a bidirectional LSTM, that could all be run again, are coded instead: those that cost least.
 
-    A layer that is run again keeps its inputs as they are; a coded one as codes, which a coded layer below keeps anyway.
+    A layer that is run again keeps its inputs as they are; a coded one as codes, which a coded one below keeps anyway.
     """
     ways = list(itertools.product((False, True), repeat=min(layers, MOST_LAYERS_TRIED)))
     ways = [(*way, *(way[-1],) * (layers - len(way))) for way in ways]
@@ -67,7 +72,7 @@ def coded_layers_of(sizes: LayerSizes, layers: int) -> tuple[bool, ...]:
 
 
 def _bytes_of(sizes: LayerSizes, way: tuple[bool, ...]) -> int:
-    total = 0
+    total = 0 if all(way) else len(way) * sizes.initial()
     for layer, coded in enumerate(way):
         total += sizes.coded() if coded else sizes.states()
         if layer and not (coded and way[layer - 1]):
@@ -78,15 +83,19 @@ def _bytes_of(sizes: LayerSizes, way: tuple[bool, ...]) -> int:
 def coding_of(codec: SequenceCodec, noise_seed: int, values: Tensor, plan: RecurrentPlan | None) -> Coding:
     """How a sequence (T, N, I) is coded; `plan` is how an efficient LSTM is walked, None for one that is not.
 
-    Without a plan the outputs must be those of one call over all steps, to the bit. oneDNN's (float32, bfloat16) do not
-    depend on how many steps are run together, from a hundred on; other LSTMs' do.
+    Without a plan the outputs must be those of one call over all steps, to the bit. oneDNN's (float32, bfloat16) did not
+    depend on how many steps are run together, from a hundred on, in 900 random shapes; other LSTMs' do.
     """
-    if plan is not None:
-        chunks = chunk_slices(len(values), plan.chunk_steps)
-        return Coding(codec, noise_seed, chunks, at_once=False, graphless=True)
-    chunk_steps = -(-len(values) // max(1, len(values) // SHORT_CHUNK))
-    chunks = chunk_slices(len(values), chunk_steps)
-    return Coding(codec, noise_seed, chunks, at_once=not _runs_in_onednn(values), graphless=False)
+    run_steps = 0 if plan is None else plan.chunk_steps
+    chunks = chunk_slices(len(values), _coded_steps(len(values), run_steps))
+    at_once = plan is None and not _runs_in_onednn(values)
+    return Coding(codec, noise_seed, chunks, run_steps or len(values), at_once, graphless=plan is not None)
+
+
+def _coded_steps(steps: int, run_steps: int) -> int:
+    """Steps that are coded together: some hundreds, whole runs of the fused LSTM."""
+    wanted = -(-steps // max(1, steps // SHORT_CHUNK))
+    return -(-wanted // run_steps) * run_steps if run_steps else wanted
 
 
 def _runs_in_onednn(values: Tensor) -> bool:

@@ -48,7 +48,7 @@ class SequenceCodec:
     def encode(self, values: Tensor, seed: int) -> Parts:
         """The tensors to keep of contiguous values, in an order that only depends on codec and shape."""
         if isinstance(self.codec, GroupQuantizer):
-            rows = values.reshape(-1, values.shape[-1])
+            rows = values.contiguous().flatten(0, -2)
             zeros, ones = _zeros_and_ones(rows)
             return kernel_ops.normalize_quantize(rows, zeros, ones, self.codec.bits, self.codec.group, seed)
         if isinstance(self.codec, Half):
@@ -67,7 +67,7 @@ class SequenceCodec:
         """Values of the shape that was encoded, in float32 or wider."""
         out = torch.empty(shape, dtype=statistics_dtype(dtype), device=parts[0].device)
         if isinstance(self.codec, GroupQuantizer):
-            rows = out.view(-1, shape[-1])
+            rows = out.flatten(0, -2)
             zeros, ones = _zeros_and_ones(rows)
             kernel_ops.dequantize_affine_(*parts, self.codec.bits, self.codec.group, ones, zeros, rows)
         elif isinstance(self.codec, Half):
