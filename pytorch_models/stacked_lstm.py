@@ -70,12 +70,13 @@ class StackedLSTM(nn.LSTM):
 
     def how_kept(self) -> str:
         """In words, what the layers keep for the backward pass."""
-        if not self.efficient and self.codec is None:
-            return "every step of every layer"
         if not self.efficient:
+            if self.codec is None:
+                return "every step of every layer"
             return f"local factors and hidden states of every step, as codes ({self.codec.codec})"
         if self.bidirectional:
-            return "each layer's outputs, and states between chunks of time steps"
+            codes = "" if self.codec is None else f", or codes ({self.codec.codec}) where they are less"
+            return f"each layer's outputs, and states between chunks of time steps{codes}"
         return "states between chunks of time steps; each chunk is run again"
 
     def forward(self, input: Any, hx: State | None = None, outputs: bool = True) -> tuple[Any, State]:

@@ -83,8 +83,8 @@ def _bytes_of(sizes: LayerSizes, way: tuple[bool, ...]) -> int:
 def coding_of(codec: SequenceCodec, noise_seed: int, values: Tensor, plan: RecurrentPlan | None) -> Coding:
     """How a sequence (T, N, I) is coded; `plan` is how an efficient LSTM is walked, None for one that is not.
 
-    Without a plan the outputs must be those of one call over all steps, to the bit. oneDNN's (float32, bfloat16) did not
-    depend on how many steps are run together, from a hundred on, in 900 random shapes; other LSTMs' do.
+    Without a plan the outputs must be those of one call over all steps, to the bit. oneDNN's (float32, bfloat16) did
+    not depend on how many steps are run together, from a hundred on, in 900 random shapes; other LSTMs' do.
     """
     run_steps = 0 if plan is None else plan.chunk_steps
     chunks = chunk_slices(len(values), _coded_steps(len(values), run_steps))
