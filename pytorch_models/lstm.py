@@ -25,6 +25,8 @@ class LSTM(ZooModel):
         reads, input_size, hidden_size, num_layers, bidirectional, drop_rate, num_classes: see `zoo.lstm.LSTMConfig`.
         efficient: keep only states between chunks of time steps, and run each chunk again in the backward pass; same
             outputs and gradients as without, memory grows like the square root of the time steps.
+        compressed: keep local factors and hidden states of every step as codes, lossy but unbiased; the outputs do not
+            change. With `efficient`, whichever of the two keeps less; see `zoo.policy.MemoryPolicy`.
 
     Input: images (N, C, H, W) of any floating dtype, whose rows or pixels (row by row) are the time steps, a sequence
     (N, T, input_size), or tokens (N, T) int64. Output: scores (N, num_classes), for tokens (N, T, num_classes); with
@@ -69,6 +71,7 @@ class LSTM(ZooModel):
             dropout=float(drop_rate),
             bidirectional=bidirectional,
             efficient=efficient,
+            compressed=compressed,
         )
         self.classifier = nn.Linear(hidden_size * self.spec.directions, num_classes)
         self._initialise()

@@ -101,9 +101,9 @@ class LSTMConfig:
         """Pass what this family is built with.
 
         Raises:
-            ValueError: see `MemoryPolicy.refuse_what_is_densenets`; or keep_bottleneck, which an LSTM has none of.
+            ValueError: a level of `opt_memory`, or keep_bottleneck, which an LSTM has none of.
         """
-        policy.refuse_what_is_densenets("LSTM")
+        policy.refuse_levels("LSTM")
         if policy.keep_bottleneck:
             raise ValueError("keep_bottleneck=True: an LSTM has no bottlenecks; give efficient=True alone")
 

@@ -101,19 +101,6 @@ class MemoryPolicy:
                 f"or efficient=True, keep_bottleneck=True (only elementwise work is done again) for {family}"
             )
 
-    def refuse_what_is_densenets(self, family: str) -> None:
-        """For families that are built without the classic levels and without codes.
-
-        Raises:
-            ValueError: a level, or compression, was asked for.
-        """
-        self.refuse_levels(family)
-        if self.compressed is not None:
-            raise ValueError(
-                f"compressed={self.compressed!r}: {family} keeps no codes, the image models do; give efficient=True "
-                f"for {family}"
-            )
-
     @property
     def inplace_activations(self) -> bool:
         """Activations overwrite the norm's output (it changes no byte in PyTorch, whose norm keeps its input)."""
@@ -159,7 +146,7 @@ def compared_flags(config: Any) -> list[dict[str, Any]]:
     Example:
         >>> from zoo.lstm import LSTMConfig
         >>> compared_flags(LSTMConfig())
-        [{}, {'efficient': True}]
+        [{}, {'efficient': True}, {'efficient': True, 'compressed': 2}]
     """
     found = []
     for flags in COMPARED:

@@ -55,7 +55,7 @@ class LSTMChunk:
         if self.turned:
             values = values.flip(0)
         if not self.drop_rate:
-            values, hidden, cell = self._fused(values, state, weights, self.layers)
+            values, hidden, cell = self.fused(values, state, weights, self.layers)
         else:
             values, hidden, cell = self._layer_by_layer(values, state, weights, seed, first_step)
         if self.turned:
@@ -71,12 +71,13 @@ class LSTMChunk:
             if layer:
                 values = drop_steps(values, self.drop_rate, seed, self.first_layer + layer - 1, first_step)
             own = (state[0][layer : layer + 1], state[1][layer : layer + 1])
-            values, *end = self._fused(values, own, weights[layer * each : (layer + 1) * each], 1)
+            values, *end = self.fused(values, own, weights[layer * each : (layer + 1) * each], 1)
             ends.append(end)
         hidden, cell = (torch.cat(parts) for parts in zip(*ends, strict=True))
         return values, hidden, cell
 
-    def _fused(self, values: Tensor, state: Tensors, weights: list[Tensor], layers: int) -> tuple[Tensor, ...]:
+    def fused(self, values: Tensor, state: Tensors, weights: list[Tensor], layers: int) -> tuple[Tensor, ...]:
+        """The framework's own: outputs (T, N, H) of the last of so many layers, and the new h and c of all."""
         return torch._VF.lstm(values, state, weights, self.bias, layers, 0.0, self.training, False, False)
 
 

@@ -94,8 +94,8 @@ class RecurrenceFunction(torch.autograd.Function):
     def forward(ctx: Any, layout: _Layout, *tensors: Tensor) -> Tensors:
         ctx.layout = layout
         ctx.set_materialize_grads(False)
-        ctx.autocast = _autocast_now(tensors[0].device)
-        with _autocast(ctx.autocast):
+        ctx.autocast = autocast_now(tensors[0].device)
+        with autocast_again(ctx.autocast):
             sweep = _FirstSweep(layout, tensors)
             outputs, last_state = sweep.run()
         results = (*outputs, *last_state)
@@ -114,7 +114,7 @@ class RecurrenceFunction(torch.autograd.Function):
         count = len(saved) - layout.states * len(ctx.kept_segments)
         states = iter(saved[count:])
         kept = {segment: tuple(next(states) for _ in range(layout.states)) for segment in ctx.kept_segments}
-        with _autocast(ctx.autocast):
+        with autocast_again(ctx.autocast):
             return None, *_SecondSweep(layout, saved[:count], kept, ctx.needs_input_grad[1:], gradients).run()
 
 
@@ -262,14 +262,14 @@ def _gradients(ends: list[tuple[Tensor, Tensor]], wanted: list[Tensor]) -> Seque
 Autocast = tuple[str, bool, torch.dtype] | None
 
 
-def _autocast_now(device: torch.device) -> Autocast:
+def autocast_now(device: torch.device) -> Autocast:
     """The device type, whether autocast is on, and its dtype; None where the device has none."""
     if not torch.amp.is_autocast_available(device.type):
         return None
     return device.type, torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
 
 
-def _autocast(state: Autocast) -> contextlib.AbstractContextManager[Any]:
+def autocast_again(state: Autocast) -> contextlib.AbstractContextManager[Any]:
     """That autocast again; without its cache, whose casts made without a graph would be used where one is needed."""
     if state is None:
         return contextlib.nullcontext()

@@ -15,18 +15,22 @@ from pytorch_models.compression import NoiseSeeds
 
 
 def bias_and_noise(coded: nn.Module, exact: nn.Module, seeds: int, inputs: Tensor | None = None) -> tuple[float, float]:
-    """Over random directions: the mean square of (mean - exact) in standard errors, 1 if unbiased; and the noise."""
+    """`squares_and_noise` of a model's gradients over seeds."""
     inputs = images(16, 12, torch.float32) if inputs is None else inputs
     expected = gradients(exact, inputs)
     found = []
     for seed in range(seeds):
         torch.manual_seed(seed)
         found.append(gradients(coded, inputs))
-    sample = torch.stack(found)
+    return squares_and_noise(torch.stack(found), expected)
+
+
+def squares_and_noise(sample: torch.Tensor, expected: torch.Tensor) -> tuple[float, float]:
+    """Over random directions: the mean square of (mean - exact) in standard errors, 1 if unbiased; and the noise."""
     directions = torch.randn(expected.numel(), 100, generator=torch.Generator().manual_seed(0))
     directions[:, 0] = expected
     projected, target = sample @ directions, expected @ directions
-    errors = (projected.mean(0) - target) / (projected.std(0) / seeds**0.5)
+    errors = (projected.mean(0) - target) / (projected.std(0) / len(sample) ** 0.5)
     return float(errors.square().mean()), float((sample - expected).norm(dim=1).mean() / expected.norm())
 
 

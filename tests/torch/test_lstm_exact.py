@@ -132,7 +132,7 @@ def test_double_backward_is_refused_with_a_way_out() -> None:
 
 def test_an_exception_in_a_chunk_leaves_the_next_step_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, efficient = pair(drop_rate=0.3)
-    fused, calls = lstm_chunk.LSTMChunk._fused, []
+    fused, calls = lstm_chunk.LSTMChunk.fused, []
 
     def failing(chunk: lstm_chunk.LSTMChunk, *args: Any) -> Any:
         calls.append(chunk)
@@ -141,7 +141,7 @@ def test_an_exception_in_a_chunk_leaves_the_next_step_alone(monkeypatch: pytest.
         return fused(chunk, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(lstm_chunk.LSTMChunk, "_fused", failing)
+        patch.setattr(lstm_chunk.LSTMChunk, "fused", failing)
         with pytest.raises(KeyError):
             step(efficient, batch(plain))
         assert len(calls) == 12
