@@ -10,6 +10,7 @@ from typing import Any
 from mxnet_memonger import memonger
 from mxnet_memonger.densenet import DenseNet
 from mxnet_memonger.devices import check_device, is_out_of_memory, set_seed
+from mxnet_memonger.lstm import LSTM
 from mxnet_memonger.measure import measure_step
 from mxnet_memonger.memonger import mirror
 from mxnet_memonger.mobilenet_v2 import MobileNetV2
@@ -18,11 +19,13 @@ from mxnet_memonger.symbol_model import SymbolModel
 from mxnet_memonger.training import train
 from mxnet_memonger.weights import load_weights, save_weights
 from zoo.densenet import DenseNetConfig
+from zoo.lstm import LSTMConfig
 from zoo.mobilenet_v2 import MobileNetV2Config
 from zoo.policy import MemoryPolicy
 from zoo.resnet import ResNetConfig
 
 __all__ = [
+    "LSTM",
     "DenseNet",
     "MobileNetV2",
     "ResNet",
@@ -39,7 +42,7 @@ __all__ = [
 ]
 
 MODELS: Mapping[type, type[SymbolModel]] = MappingProxyType(
-    {DenseNetConfig: DenseNet, MobileNetV2Config: MobileNetV2, ResNetConfig: ResNet}
+    {DenseNetConfig: DenseNet, LSTMConfig: LSTM, MobileNetV2Config: MobileNetV2, ResNetConfig: ResNet}
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,8 @@ def measure_step(
         raise ValueError(f"repeats must be 0 or more, not {repeats}")
     context = context_of(device)
     sym = model.for_training(shape)
-    pool = plan_bytes(sym, None, {"data": shape})
+    shapes = model.shapes(shape)
+    pool = plan_bytes(sym, None, shapes)
     gradients = sum(BYTES_A_VALUE * math.prod(model.arrays[name].shape) for name in model.parameter_names())
     return MemoryReport(
         model=type(model).__name__,
@@ -75,7 +76,7 @@ def measure_step(
         input_shape=shape,
         dtype="float32",
         device=device_name(context),
-        saved_bytes=saved_bytes(sym, shape),
+        saved_bytes=saved_bytes(sym, shapes),
         peak_bytes=pool + gradients,
         parts={"activations and their gradients": pool, "parameter gradients": gradients},
         model_bytes=model.parameter_bytes(),
@@ -83,15 +84,15 @@ def measure_step(
     )
 
 
-def saved_bytes(sym: Any, shape: tuple[int, ...]) -> int:
+def saved_bytes(sym: Any, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """What is held from the forward pass until the backward pass, inputs and parameters not counted.
 
     These are the outputs that backward operators, or operators that run again, read of those that ran forward.
     """
-    graph = SymbolGraph.of(sym, {"data": shape})
+    graph = SymbolGraph.of(sym, shapes)
     mirrored = graph.mirrored()
     unmarked = graph.with_mirrored(())
-    bound = infer(unmarked, None, {"data": shape}, "saved_bytes")
+    bound = infer(unmarked, None, shapes, "saved_bytes")
     reads = backward_reads(graph, Binder(unmarked, None, bound, finer=1).debug_text(unmarked))
     held: set[Entry] = set()
     for node in graph.nodes:
@@ -105,11 +106,11 @@ def saved_bytes(sym: Any, shape: tuple[int, ...]) -> int:
 
 
 def _step_seconds(model: SymbolModel, shape: tuple[int, ...], context: Any, repeats: int) -> float:
-    states = {name: model.arrays[name].copy() for name in model.symbol.list_auxiliary_states()}
+    states = {name: model.arrays[name].copy() for name in model.state_names}
     runner = StepRunner(model, context)
     draw = np.random.default_rng(0)
-    images = mx.nd.array(draw.standard_normal(shape, dtype=np.float32), context)
-    labels = mx.nd.zeros(shape[:1], context)
+    images = mx.nd.array(model.random_inputs(shape, draw), context)
+    labels = mx.nd.zeros(model.label_shape(shape), context)
     seconds = []
     for _ in range(repeats + 1):
         start = time.perf_counter()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
+
+import numpy as np
 
 from mxnet_memonger import memonger
 from mxnet_memonger.binding import bind_for_prediction
@@ -29,8 +32,8 @@ class SymbolModel(abc.ABC):
 
     Attributes:
         spec: the family's config.
-        symbol: from "data" to scores (N, num_classes); for prediction, or to build upon.
         arrays: parameters and running statistics by canonical name, freshly initialised; trained in place.
+        state_names: of the running statistics among them.
 
     Raises:
         ValueError: a level of `opt_memory` other than 0, or `compressed`.
@@ -58,24 +61,68 @@ class SymbolModel(abc.ABC):
             raise ValueError(
                 f"compressed={policy.compressed}: not offered in MXNet; use framework=torch, or efficient=True here"
             )
-        self.spec, self.policy, self.symbol = config, policy, self.build(config)
+        self.spec, self.policy = config, policy
         self._planned: dict[tuple[int, ...], Any] = {}
-        shape = (2, getattr(config, "in_chans", 3), config.image_size, config.image_size)
-        self.arrays = initial_arrays(self.symbol, {"data": shape})
+        shape = self.input_shape(config)
+        smallest = self.symbol_for(shape)
+        self.arrays = initial_arrays(smallest, {"data": shape})
+        self._parameters = [name for name in smallest.list_arguments() if name != "data"]
+        self.state_names: list[str] = smallest.list_auxiliary_states()
 
     @staticmethod
     @abc.abstractmethod
     def build(config: Any) -> Any:
         """The Symbol of a config."""
 
+    @staticmethod
+    def input_shape(config: Any) -> tuple[int, ...]:
+        """Of a small batch, from which the parameters' shapes follow."""
+        return (2, getattr(config, "in_chans", 3), config.image_size, config.image_size)
+
+    @cached_property
+    def symbol(self) -> Any:
+        """From "data" to scores (N, num_classes); for prediction, or to build upon."""
+        return self.build(self.spec)
+
+    def symbol_for(self, input_shape: tuple[int, ...]) -> Any:
+        """`symbol`, for "data" of this shape, where it depends on that."""
+        return self.symbol
+
     @classmethod
     def from_config(cls, config: Any, policy: MemoryPolicy) -> SymbolModel:
         """Build from zoo's values."""
         return cls(**vars(config), **vars(policy))
 
-    def with_loss(self) -> Any:
-        """The Symbol with a softmax cross entropy against "softmax_label" (N,) at its end, not planned."""
-        return mx.sym.SoftmaxOutput(self.symbol, label=mx.sym.Variable(LABEL), name="softmax")
+    def with_loss(self, input_shape: tuple[int, ...] | None = None) -> Any:
+        """The Symbol with a softmax cross entropy against "softmax_label" (N,) at its end, not planned.
+
+        Args:
+            input_shape: of "data", where the Symbol depends on it; by default that of the network's usual inputs.
+        """
+        scores = self.symbol if input_shape is None else self.symbol_for(input_shape)
+        return mx.sym.SoftmaxOutput(scores, label=mx.sym.Variable(LABEL), name="softmax")
+
+    def random_inputs(self, shape: tuple[int, ...], draw: np.random.Generator) -> np.ndarray:
+        """Values of a normal distribution, to measure with."""
+        return draw.standard_normal(shape, dtype=np.float32)
+
+    def label_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Of "softmax_label", for "data" of a shape."""
+        return input_shape[:1]
+
+    def shapes(self, input_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Of the inputs of `with_loss`, by name."""
+        return {"data": input_shape, LABEL: self.label_shape(input_shape)}
+
+    def loss_and_right(self, outputs: Sequence[Any], labels: Any) -> tuple[float, int]:
+        """What the outputs of `with_loss` say: the losses' sum in nats, and the number of right answers.
+
+        The loss is infinite or NaN if the network's values are.
+        """
+        probabilities = outputs[0].asnumpy()
+        chosen = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+        loss = -np.log(np.maximum(chosen, np.finfo(np.float32).tiny)).sum()
+        return float(loss), int((probabilities.argmax(1) == labels).sum())
 
     def for_training(self, input_shape: tuple[int, ...], ntrial: int = 0) -> Any:
         """`with_loss`, planned for batches of `input_shape` if the policy is efficient.
@@ -87,14 +134,14 @@ class SymbolModel(abc.ABC):
         """
         shape = tuple(input_shape)
         if not self.policy.efficient:
-            return self.with_loss()
+            return self.with_loss(shape)
         if shape not in self._planned or ntrial:
             self._planned[shape] = memonger.search_plan(
-                self.with_loss(),
+                self.with_loss(shape),
                 ntrial,
                 most_recomputed=HALF_A_PASS if self.policy.keep_bottleneck else None,
                 workers=None if ntrial else 0,
-                data=shape,
+                **self.shapes(shape),
             )
         return self._planned[shape]
 
@@ -118,7 +165,7 @@ class SymbolModel(abc.ABC):
 
     def parameter_names(self) -> list[str]:
         """Of what is trained, in the Symbol's order."""
-        return [name for name in self.symbol.list_arguments() if name != "data"]
+        return list(self._parameters)
 
     def parameter_bytes(self) -> int:
         """Of parameters and running statistics."""
@@ -126,8 +173,8 @@ class SymbolModel(abc.ABC):
 
     def predict(self, images: Any) -> Any:
         """Scores (N, num_classes) of images (N, C, H, W), with the running statistics."""
-        executor = bind_for_prediction(self.symbol, mx.cpu(), self.arrays, {"data": mx.nd.array(images)})
-        return executor.forward(is_train=False)[0]
+        symbol, inputs = self.symbol_for(tuple(images.shape)), {"data": mx.nd.array(images)}
+        return bind_for_prediction(symbol, mx.cpu(), self.arrays, inputs).forward(is_train=False)[0]
 
 
 def initial_arrays(symbol: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

@@ -16,25 +16,25 @@ from mxnet_memonger.step import StepRunner
 from mxnet_memonger.symbol_model import SymbolModel
 from mxnet_memonger.weights import SUFFIX, WEIGHTS, canonical_weights, load_arrays, save_arrays, set_canonical_weights
 from zoo.batches import EvaluationBatches, TrainingBatches, step_seed
-from zoo.data.image_data import ImageData
+from zoo.data.text_data import Data
 from zoo.options import TrainingError, TrainingOptions, TrainingResult
 from zoo.progress import Progress
 from zoo.report import MIB
-from zoo.run_folder import Row, RunFolder, best_epoch
+from zoo.run_folder import Row, RunFolder, best_epoch, bits_per_character
 from zoo.saved_run import describe_network
 
 MOMENTUM, ROWS = "momentum/", "rows"
 
 
-def train(model: SymbolModel, data: ImageData, options: TrainingOptions) -> TrainingResult:
+def train(model: SymbolModel, data: Data, options: TrainingOptions) -> TrainingResult:
     """Train `model` and leave in it the weights of the best epoch.
 
     On the CPU a resumed run gives the same numbers, to the bit, as one that was never interrupted: MXNet's generator
     cannot be saved, so it is seeded anew from (seed, epoch, step) before every step.
 
     Args:
-        model: one of this package's, for images of the data's channels and with its number of classes.
-        data: the images.
+        model: one of this package's, for the data's inputs and with its number of classes.
+        data: the images, or a text.
         options: the recipe, and the folder to save to. `num_workers` changes nothing: batches are prepared in this
             process; TensorBoard files are not offered.
 
@@ -58,8 +58,8 @@ def train(model: SymbolModel, data: ImageData, options: TrainingOptions) -> Trai
     except (mx.MXNetError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        shape = (options.batch_size, *data.train_images.shape[1:])
-        size = plan_bytes(model.for_training(shape), None, {"data": shape}) / MIB
+        shape = (options.batch_size, *data.train_inputs.shape[1:])
+        size = plan_bytes(model.for_training(shape), None, model.shapes(shape)) / MIB
         raise TrainingError(
             f"out of memory with batch_size={options.batch_size}: activations need {size:.0f} MiB in MXNet's plan; "
             "try --efficient True, or a smaller --batch_size"
@@ -69,21 +69,22 @@ def train(model: SymbolModel, data: ImageData, options: TrainingOptions) -> Trai
 class Trainer:
     """One training run."""
 
-    def __init__(self, model: SymbolModel, data: ImageData, options: TrainingOptions, folder: RunFolder | None) -> None:
+    def __init__(self, model: SymbolModel, data: Data, options: TrainingOptions, folder: RunFolder | None) -> None:
         self.model, self.data, self.options, self.folder = model, data, options, folder
         self.context = context_of(options.device)
         for name, array in model.arrays.items():
             model.arrays[name] = array.as_in_context(self.context)
         self.runner = StepRunner(model, self.context)
         self.momentum = {name: mx.nd.zeros_like(gradient) for name, gradient in self.runner.gradients.items()}
+        self.answers_each = data.train_labels[0].size  # 1, or the time steps of a window of a text
         self.train_indices, self.valid_indices = data.split(options.valid_size, options.seed)
         self.rows: list[Row] = []
         self.best_weights: dict[str, np.ndarray] = {}
         self.progress = Progress(options.progress)
-        shape = (min(options.batch_size, len(self.train_indices)), *data.train_images.shape[1:])
+        shape = (min(options.batch_size, len(self.train_indices)), *data.train_inputs.shape[1:])
         # What is allocated for a full batch: the plan, parameters with gradients and momentum, and the batch.
         arrays = 4 * sum(3 * gradient.size for gradient in self.runner.gradients.values())
-        pool = plan_bytes(model.for_training(shape), None, {"data": shape})
+        pool = plan_bytes(model.for_training(shape), None, model.shapes(shape))
         self.peak_bytes = pool + arrays + 4 * int(np.prod(shape))
 
     def run(self) -> TrainingResult:
@@ -103,8 +104,8 @@ class Trainer:
         valid: tuple[float | None, float | None] = (None, None)
         if len(self.valid_indices):
             indices = self.valid_indices
-            valid = self._evaluate(self.data.train_images[indices], self.data.train_labels[indices])
-        return {
+            valid = self._evaluate(self.data.train_inputs[indices], self.data.train_labels[indices])
+        row: Row = {
             "epoch": epoch,
             "lr": self.options.learning_rate(epoch),
             "train_loss": loss,
@@ -115,6 +116,7 @@ class Trainer:
             "step_seconds": round(seconds / steps, 6),
             "images_per_second": round(images / seconds, 2),
         }
+        return {**row, **bits_per_character(row)} if self.answers_each > 1 else row
 
     def _train_epoch(self, epoch: int) -> tuple[int, int, float, float]:
         options = self.options
@@ -123,22 +125,22 @@ class Trainer:
         loss_sum, right, images = 0.0, 0, 0
         for step, (pixels, labels, size) in enumerate(self.progress.bar(steps, len(batches), f"epoch {epoch}")):
             set_seed(step_seed(options.seed, epoch, step))
-            probabilities = self.runner.train(pixels, labels).asnumpy()
-            loss = _cross_entropy(probabilities, labels)
+            loss, told = self.model.loss_and_right(self.runner.train(pixels, labels), labels)
             if not np.isfinite(loss):
-                self._refuse(loss / size, epoch, step)
-            self._update(options.learning_rate(epoch), size)
+                self._refuse(loss / labels.size, epoch, step)
+            self._update(options.learning_rate(epoch), size * self.answers_each)
             loss_sum += loss
-            right += int((probabilities.argmax(1) == labels).sum())
+            right += told
             images += size
-        return len(batches), images, loss_sum / images, right / images
+        answers = images * self.answers_each
+        return len(batches), images, loss_sum / answers, right / answers
 
-    def _update(self, learning_rate: float, batch_size: int) -> None:
-        """Nesterov momentum on the mean of the batch's gradients."""
+    def _update(self, learning_rate: float, answers: int) -> None:
+        """Nesterov momentum on the mean of the gradients of a batch's answers."""
         options = self.options
         for name, gradient in self.runner.gradients.items():
             weight, momentum = self.model.arrays[name], self.momentum[name]
-            settings = {"lr": learning_rate, "wd": options.wd, "rescale_grad": 1 / batch_size}
+            settings = {"lr": learning_rate, "wd": options.wd, "rescale_grad": 1 / answers}
             if options.momentum:
                 mx.nd.nag_mom_update(weight, gradient, momentum, momentum=options.momentum, out=weight, **settings)
             else:
@@ -151,10 +153,10 @@ class Trainer:
         batches = EvaluationBatches(images, labels, self.data, self.options.batch_size)
         for position in range(len(batches)):
             pixels, answers, _ = batches[position]
-            probabilities = mx.nd.softmax(self.runner.predict(pixels)).asnumpy()
-            loss += _cross_entropy(probabilities, answers)
-            right += int((probabilities.argmax(1) == answers).sum())
-        return loss / len(labels), right / len(labels)
+            lost, told = self.model.loss_and_right(self.runner.evaluate(pixels, answers), answers)
+            loss += lost
+            right += told
+        return loss / labels.size, right / labels.size
 
     def _refuse(self, loss: float, epoch: int, step: int) -> None:
         kept = "no checkpoint was written before it"
@@ -199,7 +201,7 @@ class Trainer:
         best = best_epoch(self.rows)
         weights = self.best_weights if self.folder is None else load_arrays(self.folder.best)
         set_canonical_weights(self.model, weights)
-        loss, accuracy = self._evaluate(self.data.test_images, self.data.test_labels)
+        loss, accuracy = self._evaluate(self.data.test_inputs, self.data.test_labels)
         result = TrainingResult(
             epochs=len(self.rows),
             best_epoch=best,
@@ -213,9 +215,3 @@ class Trainer:
         if self.folder is not None:
             self.folder.write_result(result.summary)
         return result
-
-
-def _cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Sum over a batch, in nats; infinite or NaN if the network's values are."""
-    chosen = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return float(-np.log(np.maximum(chosen, np.finfo(np.float32).tiny)).sum())
