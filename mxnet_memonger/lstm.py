@@ -53,7 +53,7 @@ class LSTM(SymbolModel):
         return lstm_symbol(self.spec, tuple(input_shape))
 
     def with_loss(self, input_shape: Shape | None = None) -> Any:
-        """See `SymbolModel.with_loss`. For tokens: the summed loss (1,), and the tokens told (N, T)."""
+        """See `SymbolModel.with_loss`. For tokens: the summed loss and the number of right answers, (2,)."""
         if not self.spec.is_language_model:
             return super().with_loss(input_shape)
         return language_loss(self.spec, tuple(input_shape or usual_shape(self.spec)))
@@ -72,17 +72,17 @@ class LSTM(SymbolModel):
         """See `SymbolModel.loss_and_right`."""
         if not self.spec.is_language_model:
             return super().loss_and_right(outputs, labels)
-        loss, told = (output.asnumpy() for output in outputs)
-        return float(loss[0]), int((told == labels).sum())
+        loss, right = outputs[0].asnumpy()
+        return float(loss), int(right)
 
     def bucketing(self, batch_size: int) -> Callable[[int], tuple[Any, tuple[str], tuple[str]]]:
         """What `mx.mod.BucketingModule` takes as `sym_gen`: the Symbol with its loss for a number of time steps.
 
         Example:
-            >>> sym_gen = LSTM("tokens", 8, 8, num_classes=5, efficient=True).bucketing(batch_size=2)
+            >>> sym_gen = LSTM(reads="tokens", num_classes=5, efficient=True).bucketing(batch_size=2)
             >>> symbol, data_names, label_names = sym_gen(7)
-            >>> symbol.infer_shape(data=(2, 7))[1][1]
-            (2, 7)
+            >>> symbol.infer_shape(data=(2, 7), softmax_label=(2, 7))[1]
+            [(2,)]
         """
 
         def sym_gen(steps: int) -> tuple[Any, tuple[str], tuple[str]]:
@@ -131,20 +131,20 @@ def lstm_symbol(config: LSTMConfig, shape: Shape) -> Any:
 
 
 def language_loss(config: LSTMConfig, shape: Shape) -> Any:
-    """Cross entropy of every next token against "softmax_label" (N, T), summed, and the tokens with the best scores.
+    """(2,): cross entropy of every next token against "softmax_label" (N, T), summed; and how many were told right.
 
-    Step by step, so that the scores of one time step alone are there at once. A token whose probability is below 1e-8
-    counts as if it were 1e-8 in the loss (not in its gradient), as MXNet's operator has it.
+    Both are added up time step by time step, so that the scores of one step alone are there at once. A token whose
+    probability is below 1e-8 counts as if it were 1e-8 in the loss (not in its gradient): MXNet's operator has it so.
     """
     head, labels = linear_parameters("classifier"), _time_steps(mx.sym.Variable(LABEL), shape[1], "label")
-    losses, told = [], []
+    total = None
     for step, output in enumerate(_recur(_tokens(config, shape), config)[0]):
         scores = linear_of(output, head, config.num_classes, f"t{step}.classifier")
-        losses.append(mx.sym.softmax_cross_entropy(scores, labels[step], name=f"t{step}.loss"))
-        told.append(mx.sym.argmax(scores, axis=1, keepdims=True, name=f"t{step}.told"))
-    total = losses[0] if len(losses) == 1 else mx.sym.add_n(*losses, name="loss_sum")
-    stacked = told[0] if len(told) == 1 else mx.sym.Concat(*told, dim=1, name="told")
-    return mx.sym.Group([mx.sym.MakeLoss(total, name="loss"), mx.sym.BlockGrad(stacked, name="tokens_told")])
+        loss = mx.sym.softmax_cross_entropy(scores, labels[step], name=f"t{step}.loss")
+        right = mx.sym.sum(mx.sym.BlockGrad(mx.sym.argmax(scores, axis=1)) == labels[step])
+        both = mx.sym.Concat(loss, right, dim=0, name=f"t{step}.loss_and_right")
+        total = both if total is None else total + both
+    return mx.sym.MakeLoss(total, name="loss_and_right")
 
 
 def _tokens(config: LSTMConfig, shape: Shape) -> list[Any]:
@@ -198,41 +198,57 @@ def _recur(values: list[Any], config: LSTMConfig) -> tuple[list[Any], list[Any]]
                 mx.sym.Dropout(value, p=config.drop_rate, name=f"t{step}.l{layer}.drop")
                 for step, value in enumerate(values)
             ]
-        forward = _unroll(values, Cell.named(f"l{layer}", config.hidden_size), config.hidden_size, f"l{layer}")
-        if not config.bidirectional:
-            values, last = forward, forward[-1:]
-            continue
-        turned = Cell.named(f"l{layer}_reverse", config.hidden_size)
-        backward = _unroll(values[::-1], turned, config.hidden_size, f"l{layer}.reverse")[::-1]
-        last = [forward[-1], backward[0]]
-        if layer + 1 < config.num_layers:
-            values = [
-                mx.sym.Concat(*sides, dim=1, name=f"t{step}.l{layer}.both")
-                for step, sides in enumerate(zip(forward, backward, strict=True))
-            ]
+        if config.bidirectional:
+            values, last = _both_directions(values, config.hidden_size, layer)
+        else:
+            values = _unroll(values, Cell.named(f"l{layer}", config.hidden_size), config.hidden_size, f"l{layer}")
+            last = values[-1:]
     return values, last
 
 
-def _unroll(values: Sequence[Any], cell: Cell, hidden: int, name: str) -> list[Any]:
-    """One layer in one direction: its states."""
+def _both_directions(values: list[Any], hidden: int, layer: int) -> tuple[list[Any], list[Any]]:
+    """A layer's outputs, each a stage of its own (the next layer begins at both ends), and its two last states."""
+    sides = []
+    for suffix, order in ((f"l{layer}", 1), (f"l{layer}_reverse", -1)):
+        states = _unroll(values[::order], Cell.named(suffix, hidden), hidden, suffix, f"{suffix}.")
+        sides.append(states[::order])
+    both = [
+        mx.sym.Concat(*pair, dim=1, name=f"t{step}.l{layer}.both") for step, pair in enumerate(zip(*sides, strict=True))
+    ]
+    for value in both:
+        value._set_attr(mirror_stage="True")
+    return both, [sides[0][-1], sides[1][0]]
+
+
+def _unroll(values: Sequence[Any], cell: Cell, hidden: int, name: str, stages: str = "") -> list[Any]:
+    """One layer in one direction: its states. Layers with the same `stages` are walked together."""
     state = memory = mx.sym.zeros(shape=(0, hidden), name=f"{name}.start")
     states = []
     for step, value in enumerate(values):
-        place = f"t{step}.{name}"
-        state, memory = lstm_step(value, state, memory, cell, hidden, place)
+        place, stage = f"t{step}.{name}", f"{stages}{step}"
+        state, memory = lstm_step(value, state, memory, cell, hidden, place, stage, first=step == 0)
         states.append(state)
     return states
 
 
-def lstm_step(inputs: Any, state: Any, memory: Any, cell: Cell, hidden: int, name: str) -> tuple[Any, Any]:
-    """One time step: the next state and the next memory.
+def lstm_step(
+    inputs: Any, state: Any, memory: Any, cell: Cell, hidden: int, name: str, stage: str, first: bool
+) -> tuple[Any, Any]:
+    """One time step: the next state and the next memory, marked as (part of) a stage for memonger.
 
-    The state's product comes first: MXNet runs a network in the order in which its outputs ask for it, and so runs all
-    layers of one time step before any of the next, which leaves little alive between them.
+    MXNet runs a network in the order in which its outputs ask for it, and its backward pass in the order in which the
+    gradients of its arguments do. So the state's product comes first: all layers of a time step run before any of the
+    next. But in the first step that of the inputs does: the lowest layer's weights are the first arguments, whose
+    gradients ask for a time step's backward passes through all layers before those of the step before. Either way
+    little is alive between two time steps. The other way round, twice as much memory is needed.
     """
-    of_state = linear_of(state, (cell.weight_hh, cell.bias_hh), 4 * hidden, f"{name}.h2h")
     of_inputs = linear_of(inputs, (cell.weight_ih, cell.bias_ih), 4 * hidden, f"{name}.i2h")
-    gates = mx.sym.SliceChannel(of_state + of_inputs, num_outputs=4, axis=1, name=f"{name}.gates")
+    of_state = linear_of(state, (cell.weight_hh, cell.bias_hh), 4 * hidden, f"{name}.h2h")
+    products = of_inputs + of_state if first else of_state + of_inputs
+    gates = mx.sym.SliceChannel(products, num_outputs=4, axis=1, name=f"{name}.gates")
     write, forget, read = (mx.sym.Activation(gates[place], act_type="sigmoid") for place in (0, 1, 3))
     memory = forget * memory + write * mx.sym.Activation(gates[2], act_type="tanh")
-    return read * mx.sym.Activation(memory, act_type="tanh"), memory
+    state = read * mx.sym.Activation(memory, act_type="tanh")
+    for value in (state, memory):
+        value._set_attr(mirror_stage=stage)
+    return state, memory
