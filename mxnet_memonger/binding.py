@@ -14,6 +14,7 @@ from mxnet_memonger.shapes import BoundShapes, infer, scaled_up
 
 FINER = 16  # times the batch that is bound, where the network allows it
 MIB = 2**20
+VALUE = ".value"  # behind a parameter's name: the same array once more, of which no gradient is asked for
 _QUIET = "MXNET_SUBGRAPH_VERBOSE"
 _TOTAL = re.compile(r"^Total (\d+) MB allocated$", re.MULTILINE)
 
@@ -54,8 +55,12 @@ class Binder:
 
             sym = without_shapes(sym)
         with quiet_binding():
+            names = sym.list_arguments()
+            twins = [name for name in names if name.endswith(VALUE)]
+            without = {*twins, *self.shapes.given} if twins else ()  # a gradient of the data would go through the twins
+            asked = ["null" if name in without else "write" for name in names]
             executor = sym.bind(
-                mx.cpu(), args=self.arguments, args_grad=self.arguments, grad_req="write", aux_states=self.auxiliary
+                mx.cpu(), args=self.arguments, args_grad=self.arguments, grad_req=asked, aux_states=self.auxiliary
             )
             text: str = executor.debug_str()
         return text
