@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mxnet_memonger import memonger
+from mxnet_memonger.compression import compress
 from mxnet_memonger.densenet import DenseNet
 from mxnet_memonger.devices import check_device, is_out_of_memory, set_seed
 from mxnet_memonger.lstm import LSTM
@@ -31,6 +32,7 @@ __all__ = [
     "ResNet",
     "build_model",
     "check_device",
+    "compress",
     "is_out_of_memory",
     "load_weights",
     "measure_step",

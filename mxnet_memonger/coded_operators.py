@@ -52,7 +52,7 @@ def convolution_gradients(
 def normalised_gradient(
     d_out: np.ndarray, zhat: np.ndarray, scale: np.ndarray, activation: str, mask: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of a norm's input, weight and bias, from its normalised input (N, C, P), scale = weight * inv_std, and the mask."""
+    """Of a norm's input, weight and bias; zhat is its normalised input (N, C, P), scale is weight * inv_std."""
     zeros, ones = np.zeros_like(scale), np.ones_like(scale)
     target = np.empty_like(zhat)
     d_bias, d_weight = kernels.norm_backward(
@@ -134,9 +134,7 @@ class _Unit(_Operator):
             if kind.convolution.has_bias:
                 self._give(named["bias"], req, in_grad, d_out.sum(axis=(0, 2, 3)))
             kernel = in_data[named["weight"]]
-            d_out, d_kernel = convolution_gradients(
-                activation.reshape(self.shapes[0]), kernel, d_out, kind.convolution
-            )
+            d_out, d_kernel = convolution_gradients(activation.reshape(self.shapes[0]), kernel, d_out, kind.convolution)
             self._give(named["weight"], req, in_grad, d_kernel)
         d_values, d_weight, d_bias = normalised_gradient(d_out, zhat, weight * inv_std, kind.activation, mask)
         self._give(0, req, in_grad, d_values)

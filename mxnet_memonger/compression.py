@@ -25,7 +25,7 @@ def compress(sym: Any, codec: str) -> Any:
     Coded are: inputs of BatchNorms, normalised, with their statistics and an exact mask of the ReLU (or ReLU6) after
     them, which serve a convolution behind that too; other inputs of convolutions; ReLUs behind a sum (a mask); max
     pools (positions) and average pools (nothing). What a Concat joins is coded once, however many norms read it.
-    From the first operator that is neither of these nor linear (a matrix product, dropout), the network stays as it is.
+    Dropout keeps its mask as it does anyway. From the first other operator (a matrix product), nothing is changed.
 
     The result computes values by the operators of `sym`, on parameters whose gradients nobody asks for; beside them
     runs a network of this package's operators, which carries zeros forward and gradients backward. So each parameter
@@ -89,7 +89,7 @@ class _Rewriting:
         data = node.inputs[: len(node.inputs) if node.op in LINEAR else 1]
         if not all(entry in self.values or self._is_input(entry) for entry in data):
             return False
-        if node.op in LINEAR:
+        if node.op in (*LINEAR, "Dropout"):
             return all(entry in self.flows for entry in data)
         own = node.index in self.chains or node.index in self.inside
         return own or is_convolution(node) or bool(activation_of(node)) or pool_of(node) is not None
@@ -104,6 +104,9 @@ class _Rewriting:
         if node.op in LINEAR:
             flows = [self.flows[entry] for entry in node.inputs]
             self.flows[node.index, 0] = self._copy(node, flows, name=f"{node.name}.flow")
+        elif node.op == "Dropout":
+            drawn = [self.flows[node.inputs[0]], (made[0], 1)]
+            self.flows[node.index, 0] = self._add("elemwise_mul", f"{node.name}.flow", drawn)
         elif node.index not in self.inside:
             self.flows[node.index, 0] = self._coded(node)
 
@@ -124,7 +127,7 @@ class _Rewriting:
         if entry not in self.values:
             node = self.graph.nodes[entry[0]]
             first, place = self.readers[entry][0]
-            is_data = place == 0 or first.op == "BatchNorm" and place > 2  # noqa: PLR2004 - its moving statistics
+            is_data = place == 0 or (first.op == "BatchNorm" and place > 2)
             self.values[entry] = self.whole[entry] if is_data else self._copy(node, (), name=node.name + VALUE)
         return self.values[entry]
 

@@ -37,6 +37,7 @@ class LSTM(SymbolModel):
     """
 
     config_type = LSTMConfig
+    keeps_codes = False
 
     @staticmethod
     def build(config: LSTMConfig) -> Any:

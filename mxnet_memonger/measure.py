@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from mxnet_memonger.binding import Binder, plan_bytes
+from mxnet_memonger.binding import plan_bytes, saved_bytes
 from mxnet_memonger.devices import context_of, device_name
 from mxnet_memonger.numpy_names import mx
-from mxnet_memonger.shapes import infer
 from mxnet_memonger.step import StepRunner
-from mxnet_memonger.symbol_graph import BYTES_A_VALUE, Entry, SymbolGraph, backward_reads
+from mxnet_memonger.symbol_graph import BYTES_A_VALUE
 from mxnet_memonger.symbol_model import SymbolModel
 from zoo.report import MemoryReport
 
@@ -81,27 +80,6 @@ def measure_step(
         parts={"activations and their gradients": pool, "parameter gradients": gradients},
         model_bytes=model.parameter_bytes(),
         step_seconds=_step_seconds(model, shape, context, repeats) if execute and repeats else None,
-    )
-
-
-def saved_bytes(sym: Any, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """What is held from the forward pass until the backward pass, inputs and parameters not counted.
-
-    These are the outputs that backward operators, or operators that run again, read of those that ran forward.
-    """
-    graph = SymbolGraph.of(sym, shapes)
-    mirrored = graph.mirrored()
-    unmarked = graph.with_mirrored(())
-    bound = infer(unmarked, None, shapes, "saved_bytes")
-    reads = backward_reads(graph, Binder(unmarked, None, bound, finer=1).debug_text(unmarked))
-    held: set[Entry] = set()
-    for node in graph.nodes:
-        if not node.is_variable:
-            held |= set(node.inputs) | reads[node.index] if node.index in mirrored else reads[node.index]
-    return sum(
-        BYTES_A_VALUE * math.prod(graph.nodes[index].shapes[output])
-        for index, output in held
-        if index not in mirrored and not graph.nodes[index].is_variable and output < len(graph.nodes[index].shapes)
     )
 
 

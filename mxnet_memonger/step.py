@@ -36,6 +36,8 @@ class StepRunner:
         executor.arg_dict[LABEL][:] = labels
         executor.forward(is_train=True)
         executor.backward()
+        if self.model.policy.compressed is not None:
+            mx.nd.waitall()  # operators of Python's fail if their executor is gone when their turn comes
         return list(executor.outputs)
 
     def evaluate(self, images: Any, labels: Any) -> list[Any]:
@@ -57,15 +59,16 @@ class StepRunner:
         self._predicting.clear()
 
     def _bind_training(self, shape: tuple[int, ...]) -> Any:
-        arrays, sym = self.model.arrays, self.model.for_training(shape)
-        arguments = {**{name: arrays[name] for name in self.gradients}, **self._inputs(shape)}
+        sym = self.model.for_training(shape)
+        given = {**self.model.bound_arrays(sym), **self._inputs(shape)}
+        states = {name: given.pop(name) for name in sym.list_auxiliary_states()}
         with quiet_binding():
             return sym.bind(
                 self.context,
-                args=arguments,
+                args=given,
                 args_grad=self.gradients,
-                grad_req={name: "write" if name in self.gradients else "null" for name in arguments},
-                aux_states={name: arrays[name] for name in sym.list_auxiliary_states()},
+                grad_req={name: "write" if name in self.gradients else "null" for name in given},
+                aux_states=states,
             )
 
     def _inputs(self, shape: tuple[int, ...]) -> dict[str, Any]:

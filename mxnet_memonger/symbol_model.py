@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mxnet_memonger import memonger
-from mxnet_memonger.binding import bind_for_prediction
+from mxnet_memonger.binding import VALUE, bind_for_prediction, saved_bytes
+from mxnet_memonger.compression import compress
 from mxnet_memonger.numpy_names import mx
 from zoo.policy import MemoryPolicy
 
@@ -27,7 +28,9 @@ class SymbolModel(abc.ABC):
     Args:
         efficient: `for_training` gives a planned Symbol: least memory, same numbers to the bit.
         keep_bottleneck: with `efficient`, at most half of a forward pass is done again: more bytes, less time.
-        opt_memory, compressed: not of MXNet.
+        compressed: `for_training` gives a Symbol that keeps codes: 1, 2, 4, 8 bits a value, "fixed:3", "half"; lossy,
+            unbiased, the forward pass stays as it is. With `efficient`, whichever of the two holds fewer bytes.
+        opt_memory: not of MXNet.
         fields: of the family's config.
 
     Attributes:
@@ -36,10 +39,11 @@ class SymbolModel(abc.ABC):
         state_names: of the running statistics among them.
 
     Raises:
-        ValueError: a level of `opt_memory` other than 0, or `compressed`.
+        ValueError: a level of `opt_memory` other than 0; `compressed` of an LSTM.
     """
 
     config_type: ClassVar[type]
+    keeps_codes: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -57,10 +61,8 @@ class SymbolModel(abc.ABC):
                 f"opt_memory={policy.opt_memory}: the classic levels are of PyTorch's DenseNet; in MXNet give "
                 "efficient=True (least memory) or efficient=True, keep_bottleneck=True (less work)"
             )
-        if policy.compressed is not None:
-            raise ValueError(
-                f"compressed={policy.compressed}: not offered in MXNet; use framework=torch, or efficient=True here"
-            )
+        if policy.compressed is not None and not self.keeps_codes:
+            raise ValueError(f"compressed={policy.compressed}: an LSTM keeps no codes in MXNet; give efficient=True")
         self.spec, self.policy = config, policy
         self._planned: dict[tuple[int, ...], Any] = {}
         shape = self.input_shape(config)
@@ -125,7 +127,9 @@ class SymbolModel(abc.ABC):
         return float(loss), int((probabilities.argmax(1) == labels).sum())
 
     def for_training(self, input_shape: tuple[int, ...], ntrial: int = 0) -> Any:
-        """`with_loss`, planned for batches of `input_shape` if the policy is efficient.
+        """`with_loss` as the policy has it for batches of `input_shape`: planned, compressed, or the cheaper of both.
+
+        Cheaper is what holds fewer bytes from the forward pass to the backward pass.
 
         Args:
             input_shape: of "data", batch first.
@@ -133,17 +137,25 @@ class SymbolModel(abc.ABC):
                 a second for a network of 50 layers.
         """
         shape = tuple(input_shape)
-        if not self.policy.efficient:
-            return self.with_loss(shape)
         if shape not in self._planned or ntrial:
-            self._planned[shape] = memonger.search_plan(
-                self.with_loss(shape),
-                ntrial,
-                most_recomputed=HALF_A_PASS if self.policy.keep_bottleneck else None,
-                workers=None if ntrial else 0,
-                **self.shapes(shape),
-            )
+            found = []
+            if self.policy.efficient:
+                found.append(self._plan(shape, ntrial))
+            if self.policy.compressed is not None:
+                found.append(compress(self.with_loss(shape), str(self.policy.compressed)))
+            if len(found) > 1:
+                found.sort(key=lambda sym: saved_bytes(sym, self.shapes(shape)))
+            self._planned[shape] = found[0] if found else self.with_loss(shape)
         return self._planned[shape]
+
+    def _plan(self, shape: tuple[int, ...], ntrial: int) -> Any:
+        return memonger.search_plan(
+            self.with_loss(shape),
+            ntrial,
+            most_recomputed=HALF_A_PASS if self.policy.keep_bottleneck else None,
+            workers=None if ntrial else 0,
+            **self.shapes(shape),
+        )
 
     def set_arrays(self, arrays: Mapping[str, Any]) -> None:
         """Take over values by canonical name (NumPy or MXNet arrays).
@@ -162,6 +174,12 @@ class SymbolModel(abc.ABC):
             raise ValueError(f"these are not the model's weights: {'; '.join(problems[:5])}")
         for name, value in arrays.items():
             self.arrays[name][:] = value
+
+    def bound_arrays(self, symbol: Any) -> dict[str, Any]:
+        """The model's arrays by the names that a Symbol of `for_training` has for them, some of them twice."""
+        names = [*symbol.list_arguments(), *symbol.list_auxiliary_states()]
+        known = ((name, name.removesuffix(VALUE)) for name in names)
+        return {name: self.arrays[plain] for name, plain in known if plain in self.arrays}
 
     def parameter_names(self) -> list[str]:
         """Of what is trained, in the Symbol's order."""
