@@ -8,8 +8,10 @@ from types import MappingProxyType
 from typing import Any
 
 from mxnet_memonger import memonger
+from mxnet_memonger.compression import compress
 from mxnet_memonger.densenet import DenseNet
 from mxnet_memonger.devices import check_device, is_out_of_memory, set_seed
+from mxnet_memonger.lstm import LSTM
 from mxnet_memonger.measure import measure_step
 from mxnet_memonger.memonger import mirror
 from mxnet_memonger.mobilenet_v2 import MobileNetV2
@@ -18,16 +20,19 @@ from mxnet_memonger.symbol_model import SymbolModel
 from mxnet_memonger.training import train
 from mxnet_memonger.weights import load_weights, save_weights
 from zoo.densenet import DenseNetConfig
+from zoo.lstm import LSTMConfig
 from zoo.mobilenet_v2 import MobileNetV2Config
 from zoo.policy import MemoryPolicy
 from zoo.resnet import ResNetConfig
 
 __all__ = [
+    "LSTM",
     "DenseNet",
     "MobileNetV2",
     "ResNet",
     "build_model",
     "check_device",
+    "compress",
     "is_out_of_memory",
     "load_weights",
     "measure_step",
@@ -39,7 +44,7 @@ __all__ = [
 ]
 
 MODELS: Mapping[type, type[SymbolModel]] = MappingProxyType(
-    {DenseNetConfig: DenseNet, MobileNetV2Config: MobileNetV2, ResNetConfig: ResNet}
+    {DenseNetConfig: DenseNet, LSTMConfig: LSTM, MobileNetV2Config: MobileNetV2, ResNetConfig: ResNet}
 )
 
 

@@ -11,9 +11,11 @@ from typing import Any
 
 from mxnet_memonger.numpy_names import mx
 from mxnet_memonger.shapes import BoundShapes, infer, scaled_up
+from mxnet_memonger.symbol_graph import BYTES_A_VALUE, Entry, SymbolGraph, backward_reads
 
 FINER = 16  # times the batch that is bound, where the network allows it
 MIB = 2**20
+VALUE = ".value"  # behind a parameter's name: the same array once more, of which no gradient is asked for
 _QUIET = "MXNET_SUBGRAPH_VERBOSE"
 _TOTAL = re.compile(r"^Total (\d+) MB allocated$", re.MULTILINE)
 
@@ -54,8 +56,12 @@ class Binder:
 
             sym = without_shapes(sym)
         with quiet_binding():
+            names = sym.list_arguments()
+            twins = [name for name in names if name.endswith(VALUE)]
+            without = {*twins, *self.shapes.given} if twins else ()  # a gradient of the data would go through the twins
+            asked = ["null" if name in without else "write" for name in names]
             executor = sym.bind(
-                mx.cpu(), args=self.arguments, args_grad=self.arguments, grad_req="write", aux_states=self.auxiliary
+                mx.cpu(), args=self.arguments, args_grad=self.arguments, grad_req=asked, aux_states=self.auxiliary
             )
             text: str = executor.debug_str()
         return text
@@ -114,3 +120,24 @@ def bind_for_prediction(sym: Any, context: Any, arrays: Mapping[str, Any], input
 def plan_bytes(sym: Any, type_dict: Mapping[str, Any] | None, shapes: Mapping[str, Any], finer: int = FINER) -> int:
     """Bytes that MXNet's planner allocates for one Symbol."""
     return Binder(sym, type_dict, infer(sym, type_dict, shapes, "plan_bytes"), finer).cost_bytes(sym)
+
+
+def saved_bytes(sym: Any, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """What is held from the forward pass until the backward pass, inputs and parameters not counted.
+
+    These are the outputs that backward operators, or operators that run again, read of those that ran forward.
+    """
+    graph = SymbolGraph.of(sym, shapes)
+    mirrored = graph.mirrored()
+    unmarked = graph.with_mirrored(())
+    bound = infer(unmarked, None, shapes, "saved_bytes")
+    reads = backward_reads(graph, Binder(unmarked, None, bound, finer=1).debug_text(unmarked))
+    held: set[Entry] = set()
+    for node in graph.nodes:
+        if not node.is_variable:
+            held |= set(node.inputs) | reads[node.index] if node.index in mirrored else reads[node.index]
+    return sum(
+        BYTES_A_VALUE * math.prod(graph.nodes[index].shapes[output])
+        for index, output in held
+        if index not in mirrored and not graph.nodes[index].is_variable and output < len(graph.nodes[index].shapes)
+    )

@@ -103,10 +103,16 @@ def classifier(inputs: Any, name: str, classes: int) -> Any:
 
 def linear(inputs: Any, name: str, outputs: int) -> Any:
     """(N, C) -> (N, outputs), with a bias."""
-    return mx.sym.FullyConnected(
-        inputs,
-        weight=parameter(f"{name}.weight", mx.init.Xavier(factor_type="in", magnitude=1)),
-        bias=parameter(f"{name}.bias", mx.init.Zero()),
-        num_hidden=outputs,
-        name=name,
-    )
+    return linear_of(inputs, linear_parameters(name), outputs, name)
+
+
+def linear_parameters(name: str) -> tuple[Any, Any]:
+    """Weight and bias of a linear layer, which several places may share."""
+    weight = parameter(f"{name}.weight", mx.init.Xavier(factor_type="in", magnitude=1))
+    return weight, parameter(f"{name}.bias", mx.init.Zero())
+
+
+def linear_of(inputs: Any, weights: tuple[Any, Any], outputs: int, name: str) -> Any:
+    """(N, C) -> (N, outputs) by a given weight and bias."""
+    weight, bias = weights
+    return mx.sym.FullyConnected(inputs, weight=weight, bias=bias, num_hidden=outputs, name=name)

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from mxnet_memonger.binding import Binder, plan_bytes
+from mxnet_memonger.binding import plan_bytes, saved_bytes
 from mxnet_memonger.devices import context_of, device_name
 from mxnet_memonger.numpy_names import mx
-from mxnet_memonger.shapes import infer
 from mxnet_memonger.step import StepRunner
-from mxnet_memonger.symbol_graph import BYTES_A_VALUE, Entry, SymbolGraph, backward_reads
+from mxnet_memonger.symbol_graph import BYTES_A_VALUE
 from mxnet_memonger.symbol_model import SymbolModel
 from zoo.report import MemoryReport
 
@@ -67,7 +66,8 @@ def measure_step(
         raise ValueError(f"repeats must be 0 or more, not {repeats}")
     context = context_of(device)
     sym = model.for_training(shape)
-    pool = plan_bytes(sym, None, {"data": shape})
+    shapes = model.shapes(shape)
+    pool = plan_bytes(sym, None, shapes)
     gradients = sum(BYTES_A_VALUE * math.prod(model.arrays[name].shape) for name in model.parameter_names())
     return MemoryReport(
         model=type(model).__name__,
@@ -75,7 +75,7 @@ def measure_step(
         input_shape=shape,
         dtype="float32",
         device=device_name(context),
-        saved_bytes=saved_bytes(sym, shape),
+        saved_bytes=saved_bytes(sym, shapes),
         peak_bytes=pool + gradients,
         parts={"activations and their gradients": pool, "parameter gradients": gradients},
         model_bytes=model.parameter_bytes(),
@@ -83,33 +83,12 @@ def measure_step(
     )
 
 
-def saved_bytes(sym: Any, shape: tuple[int, ...]) -> int:
-    """What is held from the forward pass until the backward pass, inputs and parameters not counted.
-
-    These are the outputs that backward operators, or operators that run again, read of those that ran forward.
-    """
-    graph = SymbolGraph.of(sym, {"data": shape})
-    mirrored = graph.mirrored()
-    unmarked = graph.with_mirrored(())
-    bound = infer(unmarked, None, {"data": shape}, "saved_bytes")
-    reads = backward_reads(graph, Binder(unmarked, None, bound, finer=1).debug_text(unmarked))
-    held: set[Entry] = set()
-    for node in graph.nodes:
-        if not node.is_variable:
-            held |= set(node.inputs) | reads[node.index] if node.index in mirrored else reads[node.index]
-    return sum(
-        BYTES_A_VALUE * math.prod(graph.nodes[index].shapes[output])
-        for index, output in held
-        if index not in mirrored and not graph.nodes[index].is_variable and output < len(graph.nodes[index].shapes)
-    )
-
-
 def _step_seconds(model: SymbolModel, shape: tuple[int, ...], context: Any, repeats: int) -> float:
-    states = {name: model.arrays[name].copy() for name in model.symbol.list_auxiliary_states()}
+    states = {name: model.arrays[name].copy() for name in model.state_names}
     runner = StepRunner(model, context)
     draw = np.random.default_rng(0)
-    images = mx.nd.array(draw.standard_normal(shape, dtype=np.float32), context)
-    labels = mx.nd.zeros(shape[:1], context)
+    images = mx.nd.array(model.random_inputs(shape, draw), context)
+    labels = mx.nd.zeros(model.label_shape(shape), context)
     seconds = []
     for _ in range(repeats + 1):
         start = time.perf_counter()

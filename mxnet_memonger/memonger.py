@@ -106,7 +106,7 @@ def search_plan(
     if limit is not None and most_recomputed is not None:
         raise ValueError("search_plan: budget and most_recomputed limit one another: give one of them")
     with _open_search(_Task("search_plan", sym, type_dict, input_shapes, copies, workers, seed, ntrial)) as search:
-        search.propose()
+        search.propose(brief=ntrial == 0)
         rank = _rank(search.space, limit, most_recomputed, bytes_per_flop)
         best = search.best(rank) if ntrial else min(search.points.values(), key=rank)
         if limit is not None and best.bytes > limit:

@@ -16,7 +16,8 @@ class MobileNetV2(SymbolModel):
     Args:
         efficient: `for_training` gives a planned Symbol: least memory, same numbers to the bit.
         keep_bottleneck: with `efficient`, at most half of a forward pass is done again: more bytes, less time.
-        opt_memory, compressed: not of MXNet.
+        compressed: keep codes of 1, 2, 4 or 8 bits, or "fixed:3", "half", in the place of values; see `SymbolModel`.
+        opt_memory: not of MXNet.
         fields: of `zoo.mobilenet_v2.MobileNetV2Config`. With flavour "keras" sizes must be multiples of 32.
 
     Example:

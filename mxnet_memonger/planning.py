@@ -10,6 +10,7 @@ from mxnet_memonger.mirror_plan import MirrorPlan, PlanSpace
 from mxnet_memonger.symbol_graph import BYTES_A_VALUE, Entry, SymbolGraph
 from zoo.planner import CutChain, CutPlan, CutSet, cut_sets
 
+SHORT_LIFE = 16  # cuts in a row that a value is part of, at most, for it to be counted with each of them
 MOST_CUTS = 400  # candidates; of more, evenly spread ones
 
 
@@ -22,13 +23,15 @@ class CutGraph:
         cuts: places where little is alive: for a chain of blocks one output each, for a recurrent net a time step's
             states. The user's `mirror_stage` marks are among them.
         gaps: operators before, between and after them; one more than `cuts`.
-        chain: the same in bytes and FLOPs, for zoo's planner.
+        chains: the same in bytes and FLOPs, for zoo's planner, which counts a cut's bytes whatever cut is kept before
+            it. What several cuts share counts with each of them in the first chain, unless it lives long, and with
+            the first of them alone in the second: one is right for cuts far from one another, one for neighbours.
     """
 
     space: PlanSpace
     cuts: tuple[frozenset[int], ...]
     gaps: tuple[frozenset[int], ...]
-    chain: CutChain
+    chains: tuple[CutChain, ...]
 
     @classmethod
     def of(cls, space: PlanSpace, most: int = MOST_CUTS) -> CutGraph:
@@ -42,13 +45,10 @@ class CutGraph:
             - frozenset().union(*outputs[max(place - 1, 0) : place + 1])
             for place, (low, high) in enumerate(itertools.pairwise(edges))
         )
-        cut_bytes, seen = [], frozenset[int]()
-        for nodes in outputs:  # what two cuts share is kept once
-            cut_bytes.append(sum(space.graph.nodes[index].output_bytes for index in nodes - seen))
-            seen = nodes
-        inside = [_inside_bytes(space, gap) for gap in gaps]
-        work = [float(space.graph.recomputed_flops(gap - space.fixed)) for gap in gaps]
-        return cls(space, outputs, gaps, CutChain(tuple(cut_bytes), tuple(inside), tuple(work)))
+        inside = tuple(_inside_bytes(space, gap) for gap in gaps)
+        work = tuple(float(space.graph.recomputed_flops(gap - space.fixed)) for gap in gaps)
+        counted = (_counted_bytes(space, outputs, short) for short in (max(SHORT_LIFE, len(outputs) // 8), 1))
+        return cls(space, outputs, gaps, tuple(CutChain(sizes, inside, work) for sizes in dict.fromkeys(counted)))
 
     def plan(self, found: CutPlan) -> MirrorPlan:
         """What zoo's planner found, as nodes."""
@@ -73,6 +73,19 @@ def find_cuts(graph: SymbolGraph, most: int = MOST_CUTS) -> list[CutSet]:
     every = cut_sets(sources, sizes, only_minima=False)
     found = [cut for cut in every if cut.position in least | marked or len(cut.nodes) == 1]
     return _thin_out(found, most)
+
+
+def _counted_bytes(space: PlanSpace, cuts: tuple[frozenset[int], ...], short: int) -> tuple[int, ...]:
+    """Bytes of each cut; what is in more than `short` of them counts with the first alone."""
+    lives: dict[int, list[int]] = {}
+    for place, nodes in enumerate(cuts):
+        for index in nodes:
+            lives.setdefault(index, []).append(place)
+    sizes = [0] * len(cuts)
+    for index, places in lives.items():
+        for place in places if len(places) <= short else places[:1]:
+            sizes[place] += space.graph.nodes[index].output_bytes
+    return tuple(sizes)
 
 
 def _largest_output(shapes: tuple[tuple[int, ...], ...]) -> int:

@@ -20,6 +20,7 @@ SMALLEST_SHARE = 2000  # nodes with less than a two-thousandth of all bytes are 
 MOST_SINGLE_NODES = 1200
 MOST_PROPOSALS = 24  # of the planner's plans that are bound before single changes
 PILES = (4, 6, 9, 13, 20, 30, 45, 10**9)  # into how many parts a network's outputs are divided
+STAGES_APART = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
 NEARBY = 3  # how far a kept node is shifted, in nodes that may be kept
 KICKS, KICK_CHANGES = 2, 4
 TRIAL_SHARE = 1 / 8
@@ -81,14 +82,25 @@ class Search:
             self.points[plan] = Point(known[plan], plan, size, self.space.flops(plan))
         return [self.points[plan] for _, plan in chosen]
 
-    def propose(self) -> None:
-        """Bind where to start from: the unplanned network, the planner's plans, every cut kept, every cheap node."""
+    def propose(self, brief: bool = False) -> None:
+        """Bind where to start from: the unplanned network, the planner's plans, every cut kept, every cheap node.
+
+        Of a recurrent network also plans that keep the states of every so many time steps; if `brief`, those alone.
+        """
         cuts, space = self.cut_graph, self.space
         everything = Choice(frozenset(), frozenset(space.operators))
+        stages = list(self._stages())
+        if stages:
+            for some in _batches([everything, *stages], max(4, self.costs.batch)):
+                self.bind(some)
+                if self.is_over:
+                    return
+            if brief:
+                return
         every_cut = frozenset[int]().union(*cuts.cuts)
         starts = [everything, Choice(every_cut), Choice(frozenset(self._free_to_keep())), *self._piles()]
-        if cuts.cuts:
-            found = CutSolver(cuts.chain).frontier()
+        for chain in cuts.chains if cuts.cuts else ():
+            found = CutSolver(chain).frontier()
             step = max(1, len(found) // MOST_PROPOSALS)
             for plan in found[:: step if self.costs_much else 1]:
                 mirror_plan = cuts.plan(plan)
@@ -122,6 +134,22 @@ class Search:
                         kept.add(index)
                         local = 0
                 yield Choice(frozenset(kept))
+
+    def _stages(self) -> Iterator[Choice]:
+        """Keep every so-manieth of the stages that the user has numbered, and each value marked as its own stage."""
+        numbered: dict[str, dict[str, set[int]]] = {}
+        alone = set[int]()
+        for index in self.space.operators:
+            stage = self.space.graph.nodes[index].stage
+            series, _, number = (stage or "").rpartition(".")
+            if number.isdecimal():
+                numbered.setdefault(series, {}).setdefault(number, set()).add(index)
+            elif stage is not None:
+                alone.add(index)
+        longest = max(map(len, numbered.values()), default=0)
+        for apart in (apart for apart in STAGES_APART if apart <= longest / 2 or apart == 1 <= longest):
+            chosen = [list(series.values())[apart - 1 :: apart] for series in numbered.values()]
+            yield Choice(frozenset(alone).union(*itertools.chain.from_iterable(chosen)))
 
     def _free_to_keep(self) -> Iterator[int]:
         """Sums and concatenations: kept, they hold nothing beside their outputs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ _PARAMETERS = (
     "running_var",
     "parameters",
 )
+_RECURRENT_PARAMETER = re.compile(r".*(weight|bias)_[ih]h_l\d+(_reverse)?")
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -69,7 +71,7 @@ def infer(sym: Any, type_dict: Mapping[str, Any] | None, given: Mapping[str, Any
         raise ValueError(f"{caller}: the symbol reads no input and has no parameter: there is nothing to train or plan")
     for name in (*given, *(type_dict or ())):
         if name not in names:
-            inputs = [known for known in names if not known.endswith(_PARAMETERS)] or names
+            inputs = [known for known in names if not _is_parameter(known)] or names
             raise ValueError(f"{caller}: {unknown('input', name, inputs)}")
     shapes = {name: _shape(caller, name, value) for name, value in given.items()}
     try:
@@ -137,7 +139,7 @@ def _carried(sym: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Inputs (not parameters) whose Variables carry a shape."""
     for raw in json.loads(sym.tojson())["nodes"]:
         shape = raw.get("attrs", {}).get("__shape__")
-        if raw["op"] == "null" and shape and not raw["name"].endswith(_PARAMETERS):
+        if raw["op"] == "null" and shape and not _is_parameter(raw["name"]):
             yield raw["name"], tuple(int(size) for size in shape.strip("()[] ").split(",") if size.strip())
 
 
@@ -164,12 +166,16 @@ def _known(shape: tuple[int, ...] | None) -> bool:
     return shape is not None and len(shape) > 0 and all(size > 0 for size in shape)
 
 
+def _is_parameter(name: str) -> bool:
+    return name.endswith(_PARAMETERS) or _RECURRENT_PARAMETER.fullmatch(name) is not None
+
+
 def _missing(names: list[str], found: Any, given: Shapes) -> list[str]:
     """The inputs to ask for: of those unknown, no parameters and no labels, which follow from the others."""
     unknown_names = [
         name for name, shape in zip(names, found, strict=True) if name not in given and not _known(shape)
     ] or list(names)
-    inputs = [name for name in unknown_names if not name.endswith(_PARAMETERS)]
+    inputs = [name for name in unknown_names if not _is_parameter(name)]
     return [name for name in inputs if not name.endswith("label")] or inputs or unknown_names
 
 

@@ -26,8 +26,8 @@ class StepRunner:
         self._training: dict[tuple[int, ...], Any] = {}
         self._predicting: dict[tuple[int, ...], Any] = {}
 
-    def train(self, images: Any, labels: Any) -> Any:
-        """One forward and backward pass; the probabilities (N, classes)."""
+    def train(self, images: Any, labels: Any) -> list[Any]:
+        """One forward and backward pass; the outputs of the model's `with_loss`."""
         shape = tuple(images.shape)
         if shape not in self._training:
             self._training[shape] = self._bind_training(shape)
@@ -36,33 +36,40 @@ class StepRunner:
         executor.arg_dict[LABEL][:] = labels
         executor.forward(is_train=True)
         executor.backward()
-        return executor.outputs[0]
+        if self.model.policy.compressed is not None:
+            mx.nd.waitall()  # operators of Python's fail if their executor is gone when their turn comes
+        return list(executor.outputs)
 
-    def predict(self, images: Any) -> Any:
-        """Scores (N, classes), with the weights and running statistics as at the first call of their batch size."""
-        shape = tuple(images.shape)
+    def evaluate(self, images: Any, labels: Any) -> list[Any]:
+        """The outputs of `with_loss` without dropout, with the running statistics.
+
+        Weights and statistics are those at the first call of their batch size, until `forget_predictions`.
+        """
+        model, shape = self.model, tuple(images.shape)
         if shape not in self._predicting:
-            inputs = {"data": mx.nd.empty(shape, self.context)}
-            model = self.model
-            self._predicting[shape] = bind_for_prediction(model.symbol, self.context, model.arrays, inputs)
+            inputs = self._inputs(shape)
+            self._predicting[shape] = bind_for_prediction(model.with_loss(shape), self.context, model.arrays, inputs)
         executor = self._predicting[shape]
         executor.arg_dict["data"][:] = images
-        return executor.forward(is_train=False)[0]
+        executor.arg_dict[LABEL][:] = labels
+        return list(executor.forward(is_train=False))
 
     def forget_predictions(self) -> None:
         """Take over the weights as they are now for what is predicted next."""
         self._predicting.clear()
 
     def _bind_training(self, shape: tuple[int, ...]) -> Any:
-        arrays, sym = self.model.arrays, self.model.for_training(shape)
-        arguments = {name: arrays[name] for name in self.gradients}
-        arguments["data"] = mx.nd.empty(shape, self.context)
-        arguments[LABEL] = mx.nd.empty(shape[:1], self.context)
+        sym = self.model.for_training(shape)
+        given = {**self.model.bound_arrays(sym), **self._inputs(shape)}
+        states = {name: given.pop(name) for name in sym.list_auxiliary_states()}
         with quiet_binding():
             return sym.bind(
                 self.context,
-                args=arguments,
+                args=given,
                 args_grad=self.gradients,
-                grad_req={name: "write" if name in self.gradients else "null" for name in arguments},
-                aux_states={name: arrays[name] for name in sym.list_auxiliary_states()},
+                grad_req={name: "write" if name in self.gradients else "null" for name in given},
+                aux_states=states,
             )
+
+    def _inputs(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        return {name: mx.nd.empty(size, self.context) for name, size in self.model.shapes(shape).items()}

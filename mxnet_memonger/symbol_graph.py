@@ -166,12 +166,18 @@ def backward_reads(graph: SymbolGraph, debug_text: str) -> tuple[frozenset[Entry
     found: list[set[Entry]] = [set() for _ in graph.nodes]
     for section in debug_text.split("--------------------\n"):
         title = re.match(r"(?:.*\n)*?Op:(\S+), Name=(.*)\n", section)
-        if title is None or title.group(2) in by_name:
+        if title is None or (title.group(2) in by_name and title.group(1) != "_backward_Custom"):
             continue
         owners = [by_name[name] for name in re.findall(r"\tcdep\[\d+\]=(.*)\n", section + "\n") if name in by_name]
         for name, output in re.findall(r"\targ\[\d+\]=(.*)\((\d+)\)", section):
             source = by_name.get(name)
-            if source is not None and not graph.nodes[source].is_variable:
+            if source is not None and not graph.nodes[source].is_variable and not _flows(graph.nodes[source], output):
                 for owner in owners or [source]:
                     found[owner].add((source, int(output)))
     return tuple(frozenset(reads) for reads in found)
+
+
+def _flows(node: GraphNode, output: str) -> bool:
+    """Whether an output is one of this package's zeros. No backward pass reads them; their gradients have their name."""
+    kind = node.attributes.get("op_type", "")
+    return node.op == "Custom" and output == "0" and kind.startswith("zoo_") and kind != "zoo_encode"

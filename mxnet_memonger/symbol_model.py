@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
+
 from mxnet_memonger import memonger
-from mxnet_memonger.binding import bind_for_prediction
+from mxnet_memonger.binding import VALUE, bind_for_prediction, saved_bytes
+from mxnet_memonger.compression import compress
 from mxnet_memonger.numpy_names import mx
 from zoo.policy import MemoryPolicy
 
@@ -24,19 +28,22 @@ class SymbolModel(abc.ABC):
     Args:
         efficient: `for_training` gives a planned Symbol: least memory, same numbers to the bit.
         keep_bottleneck: with `efficient`, at most half of a forward pass is done again: more bytes, less time.
-        opt_memory, compressed: not of MXNet.
+        compressed: `for_training` gives a Symbol that keeps codes: 1, 2, 4, 8 bits a value, "fixed:3", "half"; lossy,
+            unbiased, the forward pass stays as it is. With `efficient`, whichever of the two holds fewer bytes.
+        opt_memory: not of MXNet.
         fields: of the family's config.
 
     Attributes:
         spec: the family's config.
-        symbol: from "data" to scores (N, num_classes); for prediction, or to build upon.
         arrays: parameters and running statistics by canonical name, freshly initialised; trained in place.
+        state_names: of the running statistics among them.
 
     Raises:
-        ValueError: a level of `opt_memory` other than 0, or `compressed`.
+        ValueError: a level of `opt_memory` other than 0; `compressed` of an LSTM.
     """
 
     config_type: ClassVar[type]
+    keeps_codes: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -54,31 +61,75 @@ class SymbolModel(abc.ABC):
                 f"opt_memory={policy.opt_memory}: the classic levels are of PyTorch's DenseNet; in MXNet give "
                 "efficient=True (least memory) or efficient=True, keep_bottleneck=True (less work)"
             )
-        if policy.compressed is not None:
-            raise ValueError(
-                f"compressed={policy.compressed}: not offered in MXNet; use framework=torch, or efficient=True here"
-            )
-        self.spec, self.policy, self.symbol = config, policy, self.build(config)
+        if policy.compressed is not None and not self.keeps_codes:
+            raise ValueError(f"compressed={policy.compressed}: an LSTM keeps no codes in MXNet; give efficient=True")
+        self.spec, self.policy = config, policy
         self._planned: dict[tuple[int, ...], Any] = {}
-        shape = (2, getattr(config, "in_chans", 3), config.image_size, config.image_size)
-        self.arrays = initial_arrays(self.symbol, {"data": shape})
+        shape = self.input_shape(config)
+        smallest = self.symbol_for(shape)
+        self.arrays = initial_arrays(smallest, {"data": shape})
+        self._parameters = [name for name in smallest.list_arguments() if name != "data"]
+        self.state_names: list[str] = smallest.list_auxiliary_states()
 
     @staticmethod
     @abc.abstractmethod
     def build(config: Any) -> Any:
         """The Symbol of a config."""
 
+    @staticmethod
+    def input_shape(config: Any) -> tuple[int, ...]:
+        """Of a small batch, from which the parameters' shapes follow."""
+        return (2, getattr(config, "in_chans", 3), config.image_size, config.image_size)
+
+    @cached_property
+    def symbol(self) -> Any:
+        """From "data" to scores (N, num_classes); for prediction, or to build upon."""
+        return self.build(self.spec)
+
+    def symbol_for(self, input_shape: tuple[int, ...]) -> Any:
+        """`symbol`, for "data" of this shape, where it depends on that."""
+        return self.symbol
+
     @classmethod
     def from_config(cls, config: Any, policy: MemoryPolicy) -> SymbolModel:
         """Build from zoo's values."""
         return cls(**vars(config), **vars(policy))
 
-    def with_loss(self) -> Any:
-        """The Symbol with a softmax cross entropy against "softmax_label" (N,) at its end, not planned."""
-        return mx.sym.SoftmaxOutput(self.symbol, label=mx.sym.Variable(LABEL), name="softmax")
+    def with_loss(self, input_shape: tuple[int, ...] | None = None) -> Any:
+        """The Symbol with a softmax cross entropy against "softmax_label" (N,) at its end, not planned.
+
+        Args:
+            input_shape: of "data", where the Symbol depends on it; by default that of the network's usual inputs.
+        """
+        scores = self.symbol if input_shape is None else self.symbol_for(input_shape)
+        return mx.sym.SoftmaxOutput(scores, label=mx.sym.Variable(LABEL), name="softmax")
+
+    def random_inputs(self, shape: tuple[int, ...], draw: np.random.Generator) -> np.ndarray:
+        """Values of a normal distribution, to measure with."""
+        return draw.standard_normal(shape, dtype=np.float32)
+
+    def label_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Of "softmax_label", for "data" of a shape."""
+        return input_shape[:1]
+
+    def shapes(self, input_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Of the inputs of `with_loss`, by name."""
+        return {"data": input_shape, LABEL: self.label_shape(input_shape)}
+
+    def loss_and_right(self, outputs: Sequence[Any], labels: Any) -> tuple[float, int]:
+        """What the outputs of `with_loss` say: the losses' sum in nats, and the number of right answers.
+
+        The loss is infinite or NaN if the network's values are.
+        """
+        probabilities = outputs[0].asnumpy()
+        chosen = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+        loss = -np.log(np.maximum(chosen, np.finfo(np.float32).tiny)).sum()
+        return float(loss), int((probabilities.argmax(1) == labels).sum())
 
     def for_training(self, input_shape: tuple[int, ...], ntrial: int = 0) -> Any:
-        """`with_loss`, planned for batches of `input_shape` if the policy is efficient.
+        """`with_loss` as the policy has it for batches of `input_shape`: planned, compressed, or the cheaper of both.
+
+        Cheaper is what holds fewer bytes from the forward pass to the backward pass.
 
         Args:
             input_shape: of "data", batch first.
@@ -86,17 +137,25 @@ class SymbolModel(abc.ABC):
                 a second for a network of 50 layers.
         """
         shape = tuple(input_shape)
-        if not self.policy.efficient:
-            return self.with_loss()
         if shape not in self._planned or ntrial:
-            self._planned[shape] = memonger.search_plan(
-                self.with_loss(),
-                ntrial,
-                most_recomputed=HALF_A_PASS if self.policy.keep_bottleneck else None,
-                workers=None if ntrial else 0,
-                data=shape,
-            )
+            found = []
+            if self.policy.efficient:
+                found.append(self._plan(shape, ntrial))
+            if self.policy.compressed is not None:
+                found.append(compress(self.with_loss(shape), str(self.policy.compressed)))
+            if len(found) > 1:
+                found.sort(key=lambda sym: saved_bytes(sym, self.shapes(shape)))
+            self._planned[shape] = found[0] if found else self.with_loss(shape)
         return self._planned[shape]
+
+    def _plan(self, shape: tuple[int, ...], ntrial: int) -> Any:
+        return memonger.search_plan(
+            self.with_loss(shape),
+            ntrial,
+            most_recomputed=HALF_A_PASS if self.policy.keep_bottleneck else None,
+            workers=None if ntrial else 0,
+            **self.shapes(shape),
+        )
 
     def set_arrays(self, arrays: Mapping[str, Any]) -> None:
         """Take over values by canonical name (NumPy or MXNet arrays).
@@ -116,9 +175,15 @@ class SymbolModel(abc.ABC):
         for name, value in arrays.items():
             self.arrays[name][:] = value
 
+    def bound_arrays(self, symbol: Any) -> dict[str, Any]:
+        """The model's arrays by the names that a Symbol of `for_training` has for them, some of them twice."""
+        names = [*symbol.list_arguments(), *symbol.list_auxiliary_states()]
+        known = ((name, name.removesuffix(VALUE)) for name in names)
+        return {name: self.arrays[plain] for name, plain in known if plain in self.arrays}
+
     def parameter_names(self) -> list[str]:
         """Of what is trained, in the Symbol's order."""
-        return [name for name in self.symbol.list_arguments() if name != "data"]
+        return list(self._parameters)
 
     def parameter_bytes(self) -> int:
         """Of parameters and running statistics."""
@@ -126,8 +191,8 @@ class SymbolModel(abc.ABC):
 
     def predict(self, images: Any) -> Any:
         """Scores (N, num_classes) of images (N, C, H, W), with the running statistics."""
-        executor = bind_for_prediction(self.symbol, mx.cpu(), self.arrays, {"data": mx.nd.array(images)})
-        return executor.forward(is_train=False)[0]
+        symbol, inputs = self.symbol_for(tuple(images.shape)), {"data": mx.nd.array(images)}
+        return bind_for_prediction(symbol, mx.cpu(), self.arrays, inputs).forward(is_train=False)[0]
 
 
 def initial_arrays(symbol: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from mxnet_networks import assert_same_bits, mx
 
 import mxnet_memonger
 import zoo
-from mxnet_memonger import DenseNet, MobileNetV2, ResNet, build_model, measure_step
+from mxnet_memonger import LSTM, DenseNet, MobileNetV2, ResNet, build_model, measure_step
 from mxnet_memonger.step import StepRunner
 from mxnet_memonger.weights import canonical_weights, load_weights, save_weights, set_canonical_weights
 from zoo.densenet import VARIANTS as DENSENETS
@@ -51,7 +51,7 @@ def step(model: Any, seed: int = 1) -> dict[str, np.ndarray]:
     runner = StepRunner(model, mx.cpu())
     mxnet_memonger.set_seed(seed)
     images = draw.standard_normal(SHAPE).astype(np.float32)
-    found = {"output 0": runner.train(images, np.arange(SHAPE[0]) % 10).asnumpy()}
+    found = {"output 0": runner.train(images, np.arange(SHAPE[0]) % 10)[0].asnumpy()}
     found |= {f"gradient {name}": array.asnumpy() for name, array in runner.gradients.items()}
     mx.nd.waitall()
     states = model.symbol.list_auxiliary_states()
@@ -166,7 +166,7 @@ def test_what_mxnet_does_not_offer_is_refused() -> None:
     with pytest.raises(ValueError, match="opt_memory=3"):
         DenseNet(opt_memory=3)
     with pytest.raises(ValueError, match="compressed=4"):
-        ResNet(compressed=4)
+        LSTM(compressed=4)
     with pytest.raises(TypeError, match="no model in MXNet for a int"):
         build_model(3)
     with pytest.raises(TypeError, match="a model of mxnet_memonger"):

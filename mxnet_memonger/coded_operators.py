@@ -1,0 +1,396 @@
+"""Operators whose backward passes read packed codes: what stands in for norms, convolutions, ReLUs and pools.
+
+In the forward pass they give zeros: values are computed by the ordinary operators beside them, so that these, and the
+layouts in which MKL-DNN holds them, stay as they are. Their gradients are the ordinary operators' for values rebuilt
+from codes: normalised inputs with their statistics, and exact masks (ActNN, arXiv:2104.14129).
+
+MXNet knows operators of Python's by registration alone: this module registers its own when it is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+import kernels
+from kernels import checks
+from mxnet_memonger.codes import CodeLayout, ConvolutionShape, as_words, sizes, words
+from mxnet_memonger.numpy_names import mx
+
+ENCODE, UNIT, CONVOLUTION, MASK, MAX_POOL, AVERAGE_POOL = (
+    f"zoo_{name}" for name in ("encode", "norm_unit", "convolution", "mask", "max_pool", "average_pool")
+)
+Shapes = Sequence[Sequence[int]]
+Arrays = Sequence[Any]
+
+
+def rows(array: np.ndarray) -> np.ndarray:
+    """(N, C, ...) -> a view (N, C, P), as the kernels take it."""
+    return array.reshape(array.shape[0], array.shape[1], -1)
+
+
+def convolution_gradients(
+    inputs: np.ndarray, weight: Any, d_out: np.ndarray, shape: ConvolutionShape
+) -> tuple[np.ndarray, Any]:
+    """Gradients of a convolution's input and weight. MXNet offers them with a forward pass alone, which is run too."""
+    values, kernel = mx.nd.array(inputs), weight.copy()
+    values.attach_grad()
+    kernel.attach_grad()
+    attributes = {**shape.attributes, "no_bias": "True"}
+    with mx.autograd.record():
+        made = mx.nd.Convolution(values, kernel, **attributes)
+    made.backward(mx.nd.array(d_out))
+    return values.grad.asnumpy(), kernel.grad
+
+
+def normalised_gradient(
+    d_out: np.ndarray, zhat: np.ndarray, scale: np.ndarray, activation: str, mask: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of a norm's input, weight and bias; zhat is its normalised input (N, C, P), scale is weight * inv_std."""
+    zeros, ones = np.zeros_like(scale), np.ones_like(scale)
+    target = np.empty_like(zhat)
+    d_bias, d_weight = kernels.norm_backward(
+        rows(d_out), zhat, zeros, ones, scale, zeros, target=target, accumulate=False, activation=activation, mask=mask
+    )
+    count = zhat.size // len(scale)
+    kernels.subtract_norm_terms(target, zhat, zeros, scale * d_bias / count, scale * d_weight / count)
+    return target, d_weight, d_bias
+
+
+class _Operator(mx.operator.CustomOp):  # type: ignore[misc] - MXNet is untyped
+    """An operator's work, for shapes that are known."""
+
+    def __init__(self, kind: _Kind, shapes: Shapes) -> None:
+        super().__init__()
+        self.kind, self.shapes = kind, [tuple(shape) for shape in shapes]
+
+    def _give(self, place: int, req: Sequence[str], into: Arrays, value: Any) -> None:
+        if req[place] != "null":
+            array = value if isinstance(value, mx.nd.NDArray) else mx.nd.array(value.reshape(into[place].shape))
+            self.assign(into[place], req[place], array)
+
+    def forward(self, is_train: bool, req: Any, in_data: Any, out_data: Any, aux: Any) -> None:
+        out_data[0][:] = 0
+
+    def backward(self, req: Any, out_grad: Any, in_data: Any, out_data: Any, in_grad: Any, aux: Any) -> None:
+        for place in range(1, len(in_grad)):
+            if req[place] not in ("null", "add"):
+                in_grad[place][:] = 0
+
+
+class _Encode(_Operator):
+    """data -> codes, (mean, inv_std): of the normalised data, or with eps "" of the data itself."""
+
+    @cached_property
+    def layout(self) -> CodeLayout:
+        return self.kind.code_layout(self.shapes[0])
+
+    def forward(self, is_train: bool, req: Any, in_data: Any, out_data: Any, aux: Any) -> None:
+        values = in_data[0].asnumpy()
+        epsilon, statistics = self.kind.settings["eps"], np.zeros((2, 1), np.float32)
+        if epsilon is not None:
+            mean, variance = kernels.channel_statistics(rows(values))
+            statistics = np.stack([mean, 1 / np.sqrt(variance + np.float32(epsilon))]).astype(np.float32)
+            values = (rows(values) - statistics[0][:, None]) * statistics[1][:, None]
+        # Rounding follows from what is rounded: a run that is resumed rounds alike, and MXNet's generator is not drawn.
+        some = values.reshape(-1)[:: max(1, values.size // 4096)]
+        seed = zlib.crc32(self.kind.settings["name"].encode() + some.tobytes() + statistics.tobytes())
+        self._give(0, req, out_data, self.layout.encode(values, seed))
+        self._give(1, req, out_data, statistics)
+
+    def backward(self, req: Any, out_grad: Any, in_data: Any, out_data: Any, in_grad: Any, aux: Any) -> None:
+        in_grad[0][:] = 0
+
+
+class _Unit(_Operator):
+    """Norm, activation and convolution, of which the two last may be missing."""
+
+    def forward(self, is_train: bool, req: Any, in_data: Any, out_data: Any, aux: Any) -> None:
+        super().forward(is_train, req, in_data, out_data, aux)
+        mask = np.zeros(1, np.float32)
+        if self.kind.activation == "relu":
+            mask = as_words([kernels.pack_positive(in_data[1].asnumpy())])
+        elif self.kind.activation == "relu6":
+            mask = as_words([kernels.pack_regions(in_data[1].asnumpy(), 0.0, 6.0)])
+        self._give(1, req, out_data, mask)
+
+    def backward(self, req: Any, out_grad: Any, in_data: Any, out_data: Any, in_grad: Any, aux: Any) -> None:
+        super().backward(req, out_grad, in_data, out_data, in_grad, aux)
+        kind, named = self.kind, dict(zip(self.kind.list_arguments(), range(len(in_data)), strict=True))
+        zhat, inv_std = self._normalised(in_data, named)
+        weight = np.ones_like(inv_std) if kind.settings["fix_gamma"] else in_data[named["gamma"]].asnumpy()
+        bias = in_data[named["beta"]].asnumpy()
+        mask = self._mask(out_data[1], zhat.size)
+        d_out = out_grad[0].asnumpy()
+        if kind.convolution is not None:
+            activation = np.empty_like(zhat)
+            kernels.rebuild_activation(zhat, weight, bias, mask, activation, activation=kind.activation)
+            if kind.convolution.has_bias:
+                self._give(named["bias"], req, in_grad, d_out.sum(axis=(0, 2, 3)))
+            kernel = in_data[named["weight"]]
+            d_out, d_kernel = convolution_gradients(activation.reshape(self.shapes[0]), kernel, d_out, kind.convolution)
+            self._give(named["weight"], req, in_grad, d_kernel)
+        d_values, d_weight, d_bias = normalised_gradient(d_out, zhat, weight * inv_std, kind.activation, mask)
+        self._give(0, req, in_grad, d_values)
+        if not kind.settings["fix_gamma"]:
+            self._give(named["gamma"], req, in_grad, d_weight)
+        self._give(named["beta"], req, in_grad, d_bias)
+        share, norm_inv_std = np.float32(kind.settings["momentum"]), in_data[named["inv_std"]].asnumpy()
+        variance = 1 / np.square(norm_inv_std, dtype=np.float64) - kind.settings["eps"]
+        for moving, new in zip(aux, (in_data[named["mean"]].asnumpy(), variance), strict=True):  # as BatchNorm's does
+            moving[:] = moving.asnumpy() * share + new.astype(np.float32) * (1 - share)
+
+    def _mask(self, carried: Any, count: int) -> np.ndarray | None:
+        if self.kind.activation == "identity":
+            return None
+        return carried.asnumpy().view(np.uint8)[: checks.mask_bytes(self.kind.activation, count)]
+
+    def _normalised(self, in_data: Arrays, named: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
+        """(N, C, P) from the codes of all parts, and inv_std (C,)."""
+        samples, channels = self.shapes[0][:2]
+        zhat = np.empty((samples, channels, math.prod(self.shapes[0][2:])), np.float32)
+        inv_std, start = np.empty(channels, np.float32), 0
+        for place in range(self.kind.settings["parts"]):
+            statistics = in_data[named[f"statistics{place}"]].asnumpy()
+            end = start + statistics.shape[1]
+            layout = self.kind.code_layout((samples, end - start, zhat.shape[2]))
+            decoded = layout.decode(in_data[named[f"codes{place}"]].asnumpy())
+            zhat[:, start:end] = decoded.reshape(samples, end - start, -1)
+            inv_std[start:end] = statistics[1]
+            start = end
+        return zhat, inv_std
+
+
+class _Convolution(_Operator):
+    """A convolution of values that no norm made."""
+
+    def backward(self, req: Any, out_grad: Any, in_data: Any, out_data: Any, in_grad: Any, aux: Any) -> None:
+        super().backward(req, out_grad, in_data, out_data, in_grad, aux)
+        kind, shape = self.kind, self.shapes[0]
+        assert kind.convolution is not None, "this kind has one"
+        if kind.settings["codec"] is None:
+            values = in_data[0].asnumpy()
+        else:
+            values = kind.code_layout(shape).decode(in_data[-2].asnumpy()).reshape(shape)
+        d_out = out_grad[0].asnumpy()
+        d_values, d_kernel = convolution_gradients(values, in_data[1], d_out, kind.convolution)
+        self._give(0, req, in_grad, d_values)
+        self._give(1, req, in_grad, d_kernel)
+        if kind.convolution.has_bias:
+            self._give(2, req, in_grad, d_out.sum(axis=(0, 2, 3)))
+
+
+class _Mask(_Unit):
+    """A ReLU that no norm is before."""
+
+    def backward(self, req: Any, out_grad: Any, in_data: Any, out_data: Any, in_grad: Any, aux: Any) -> None:
+        _Operator.backward(self, req, out_grad, in_data, out_data, in_grad, aux)
+        d_out = out_grad[0].asnumpy()
+        mask = self._mask(out_data[1], d_out.size)
+        if self.kind.activation == "relu6":
+            flags = kernels.unpack_regions(mask, d_out.size) == 1
+        else:
+            flags = kernels.unpack_bits(mask, d_out.size)
+        self._give(0, req, in_grad, d_out * flags.reshape(d_out.shape))
+
+
+class _MaxPool(_Operator):
+    """Keeps where each maximum was."""
+
+    def forward(self, is_train: bool, req: Any, in_data: Any, out_data: Any, aux: Any) -> None:
+        super().forward(is_train, req, in_data, out_data, aux)
+        _, codes = kernels.max_pool_positions(in_data[1].asnumpy(), *self.kind.window)
+        self._give(1, req, out_data, as_words([codes]))
+
+    def backward(self, req: Any, out_grad: Any, in_data: Any, out_data: Any, in_grad: Any, aux: Any) -> None:
+        d_out = out_grad[0].asnumpy()
+        codes = out_data[1].asnumpy().view(np.uint8)[: self.kind.position_bytes(d_out.size)]
+        self._give(0, req, in_grad, kernels.max_pool_gradient(d_out, codes, self.shapes[0], *self.kind.window))
+
+
+class _AveragePool(_Operator):
+    """Keeps nothing: its gradient follows from shapes."""
+
+    def backward(self, req: Any, out_grad: Any, in_data: Any, out_data: Any, in_grad: Any, aux: Any) -> None:
+        values = mx.nd.zeros(self.shapes[0])
+        values.attach_grad()
+        with mx.autograd.record():
+            made = mx.nd.Pooling(values, **self.kind.settings["pool"])
+        made.backward(out_grad[0])
+        self._give(0, req, in_grad, values.grad)
+
+
+class _Kind(mx.operator.CustomOpProp):  # type: ignore[misc] - MXNet is untyped
+    """What MXNet asks about an operator before it runs. `settings`, in JSON, say all that the arguments do not."""
+
+    operator: type[_Operator] = _Operator
+
+    def __init__(self, settings: str) -> None:
+        super().__init__(need_top_grad=True)
+        self.settings: dict[str, Any] = json.loads(settings)
+        given = self.settings.get("convolution")
+        self.convolution = None if given is None else ConvolutionShape(given)
+        self.activation: str = self.settings.get("activation", "identity")
+        self._layouts: dict[int, CodeLayout] = {}
+
+    def code_layout(self, shape: Sequence[int]) -> CodeLayout:
+        """Of codes of an array of a shape."""
+        count = math.prod(shape)
+        return self._layouts.setdefault(count, CodeLayout(self.settings["codec"], count))
+
+    @property
+    def window(self) -> tuple[Any, ...]:
+        """Of a pool: kernel, stride, padding, dilation."""
+        pool = self.settings["pool"]
+        texts = (pool["kernel"], pool.get("stride", "(1,1)"), pool.get("pad", "(0,0)"))
+        return (*map(sizes, texts), (1, 1))
+
+    def position_bytes(self, outputs: int) -> int:
+        """Of a max pool's codes."""
+        bits = max(1, math.ceil(math.log2(math.prod(self.window[0]))))
+        return checks.packed_bytes(outputs, bits)
+
+    def list_arguments(self) -> list[str]:
+        return ["data"]
+
+    def list_outputs(self) -> list[str]:
+        return ["output"]
+
+    def create_operator(self, ctx: Any, in_shapes: Shapes, in_dtypes: Any) -> _Operator:
+        return self.operator(self, in_shapes)
+
+    def infer_shape(self, in_shape: Any) -> tuple[Any, Any, Any]:
+        return in_shape, [in_shape[0]], []
+
+    def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
+        return [*out_grad[:1], *in_data[1:], *out_data[1:]]
+
+
+class _EncodeKind(_Kind):
+    operator = _Encode
+
+    def list_outputs(self) -> list[str]:
+        return ["codes", "statistics"]
+
+    def infer_shape(self, in_shape: Any) -> tuple[Any, Any, Any]:
+        channels = 1 if self.settings["eps"] is None else in_shape[0][1]
+        return in_shape, [[self.code_layout(in_shape[0]).words], [2, channels]], []
+
+    def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
+        return list(out_grad)
+
+
+class _UnitKind(_Kind):
+    operator = _Unit
+
+    def list_arguments(self) -> list[str]:
+        names = ["data", "activation", "gamma", "beta", "mean", "inv_std"]
+        if self.convolution is not None:
+            names += ["weight", "bias"] if self.convolution.has_bias else ["weight"]
+        return names + [f"{what}{part}" for part in range(self.settings["parts"]) for what in ("codes", "statistics")]
+
+    def list_outputs(self) -> list[str]:
+        return ["output", "mask"]
+
+    def list_auxiliary_states(self) -> list[str]:
+        return ["moving_mean", "moving_var"]
+
+    def infer_shape(self, in_shape: Any) -> tuple[Any, Any, Any]:
+        channels = [in_shape[0][1]]
+        in_shape[1:6] = [in_shape[0], *[channels] * 4]
+        outputs = in_shape[0]
+        if self.convolution is not None:
+            outputs = self.convolution.outputs(in_shape[0])
+            parameters = self.convolution.parameters(in_shape[0])
+            in_shape[6 : 6 + len(parameters)] = parameters
+        bits = checks.mask_bytes(self.activation, math.prod(in_shape[0])) if self.activation != "identity" else 1
+        return in_shape, [outputs, [words(bits)]], [channels] * 2
+
+    def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
+        return [out_grad[0], *in_data[2:], out_data[1]]
+
+
+class _ConvolutionKind(_Kind):
+    operator = _Convolution
+
+    def list_arguments(self) -> list[str]:
+        assert self.convolution is not None, "this kind has one"
+        codes = [] if self.settings["codec"] is None else ["codes", "statistics"]
+        return ["data", "weight", *(["bias"] if self.convolution.has_bias else []), *codes]
+
+    def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
+        return [out_grad[0], *in_data[self.settings["codec"] is not None :]]
+
+    def infer_shape(self, in_shape: Any) -> tuple[Any, Any, Any]:
+        assert self.convolution is not None, "this kind has one"
+        parameters = self.convolution.parameters(in_shape[0])
+        in_shape[1 : 1 + len(parameters)] = parameters
+        return in_shape, [self.convolution.outputs(in_shape[0])], []
+
+
+class _MaskKind(_Kind):
+    operator = _Mask
+
+    def list_arguments(self) -> list[str]:
+        return ["data", "activation"]
+
+    def list_outputs(self) -> list[str]:
+        return ["output", "mask"]
+
+    def infer_shape(self, in_shape: Any) -> tuple[Any, Any, Any]:
+        size = words(checks.mask_bytes(self.activation, math.prod(in_shape[0])))
+        return in_shape, [in_shape[0], [size]], []
+
+    def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
+        return [out_grad[0], out_data[1]]
+
+
+class _PoolKind(_Kind):
+    def outputs(self, shape: Sequence[int]) -> list[int]:
+        """(N, C, H, W) -> the outputs' shape."""
+        pool = self.settings["pool"]
+        if pool.get("global_pool") in ("True", "1"):
+            return [*shape[:2], 1, 1]
+        windows = zip(shape[2:], *self.window[:3], strict=True)
+        return [*shape[:2], *((size + 2 * pad - kernel) // stride + 1 for size, kernel, stride, pad in windows)]
+
+    def infer_shape(self, in_shape: Any) -> tuple[Any, Any, Any]:
+        return in_shape, [self.outputs(in_shape[0])], []
+
+
+class _AveragePoolKind(_PoolKind):
+    operator = _AveragePool
+
+
+class _MaxPoolKind(_PoolKind):
+    operator = _MaxPool
+
+    def list_arguments(self) -> list[str]:
+        return ["data", "values"]
+
+    def list_outputs(self) -> list[str]:
+        return ["output", "positions"]
+
+    def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
+        return [out_grad[0], out_data[1]]
+
+    def infer_shape(self, in_shape: Any) -> tuple[Any, Any, Any]:
+        outputs = self.outputs(in_shape[0])
+        return in_shape, [outputs, [words(self.position_bytes(math.prod(outputs)))]], []
+
+
+for _name, _kind in (
+    (ENCODE, _EncodeKind),
+    (UNIT, _UnitKind),
+    (CONVOLUTION, _ConvolutionKind),
+    (MASK, _MaskKind),
+    (MAX_POOL, _MaxPoolKind),
+    (AVERAGE_POOL, _AveragePoolKind),
+):
+    mx.operator.register(_name)(_kind)

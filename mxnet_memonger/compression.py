@@ -1,0 +1,267 @@
+"""Lossy saving in MXNet: a Symbol rewritten so that its backward pass reads packed codes instead of activations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mxnet_memonger.binding import VALUE
+from mxnet_memonger.coded_operators import AVERAGE_POOL, CONVOLUTION, ENCODE, MASK, MAX_POOL, UNIT
+from mxnet_memonger.codes import ConvolutionShape
+from mxnet_memonger.numpy_names import mx
+from mxnet_memonger.saving import check_symbol
+from mxnet_memonger.symbol_graph import Entry, GraphNode, SymbolGraph
+
+TRUE = ("True", "1", "true")
+
+LINEAR = ("elemwise_add", "Concat", "Reshape", "Flatten", "expand_dims", "transpose", "slice", "pad", "Pad", "_copy")
+LINEAR = (*LINEAR, "_Plus", "_plus")
+
+
+def compress(sym: Any, codec: str) -> Any:
+    """A copy of a Symbol with the same outputs, to the bit, which keeps codes for its backward pass.
+
+    Coded are: inputs of BatchNorms, normalised, with their statistics and an exact mask of the ReLU (or ReLU6) after
+    them, which serve a convolution behind that too; other inputs of convolutions; ReLUs behind a sum (a mask); max
+    pools (positions) and average pools (nothing). What a Concat joins is coded once, however many norms read it.
+    Dropout keeps its mask as it does anyway. From the first other operator (a matrix product), nothing is changed.
+
+    The result computes values by the operators of `sym`, on parameters whose gradients nobody asks for; beside them
+    runs a network of this package's operators, which carries zeros forward and gradients backward. So each parameter
+    of the coded part is an argument twice: "name", which gets the gradient, and "name.value": bind the same array to
+    both, and `grad_req` "null" to the second. `StepRunner` does. It is for training: without a backward pass moving
+    statistics do not move, and to predict take the Symbol itself.
+
+    Args:
+        sym: stays as it is; two-dimensional convolutions and pools are coded.
+        codec: what normalised values are coded by: "1", "2", "4", "8", "fixed:2".."fixed:16", "half", "bfloat16".
+
+    Raises:
+        TypeError: not a Symbol.
+
+    Example:
+        >>> net = mx.sym.BatchNorm(mx.sym.Convolution(mx.sym.Variable("data"), num_filter=4, kernel=(3, 3), name="a"))
+        >>> compress(net, "2").list_arguments()[:3]
+        ['data', 'a_weight', 'a_bias']
+    """
+    check_symbol(sym)
+    return _Rewriting(SymbolGraph.of(sym), codec).symbol()
+
+
+class _Rewriting:
+    """One Symbol on its way.
+
+    Every value of the coded part is twice in the new one: as it is (in `values`), and as zeros through which its
+    gradient flows (in `flows`). What is in `whole` is both at once, as in any network.
+    """
+
+    def __init__(self, graph: SymbolGraph, codec: str) -> None:
+        self.graph, self.codec = graph, codec
+        self.nodes: list[dict[str, Any]] = []
+        self.values: dict[Entry, Entry] = {}
+        self.flows: dict[Entry, Entry] = {}
+        self.whole: dict[Entry, Entry] = {}
+        self.codes: dict[tuple[Entry, float | None], list[Entry]] = {}
+        self.readers: dict[Entry, list[tuple[GraphNode, int]]] = {}
+        for node in graph.nodes:
+            for place, entry in enumerate(node.inputs):
+                self.readers.setdefault(entry, []).append((node, place))
+        self.chains = self._chains()
+        self.inside = {index for chain in self.chains.values() for index in chain[:-1]}
+
+    def symbol(self) -> Any:
+        """Walk over all nodes."""
+        for node in self.graph.nodes:
+            if node.is_variable:
+                self.whole[node.index, 0] = self._copy(node, ())
+            elif self._is_coded(node):
+                self._split(node)
+            else:
+                self._leave(node)
+        heads = [[*self._joined(head), 0] for head in self.graph.heads]
+        variables = [place for place, raw in enumerate(self.nodes) if raw["op"] == "null"]
+        rest = {key: value for key, value in self.graph.template.items() if key != "node_row_ptr"}
+        return mx.sym.load_json(json.dumps({**rest, "nodes": self.nodes, "arg_nodes": variables, "heads": heads}))
+
+    def _is_coded(self, node: GraphNode) -> bool:
+        """Whether a node is coded, or in the midst of what is: nothing but variables was left whole before it."""
+        data = node.inputs[: len(node.inputs) if node.op in LINEAR else 1]
+        if not all(entry in self.values or self._is_input(entry) for entry in data):
+            return False
+        if node.op in (*LINEAR, "Dropout"):
+            return all(entry in self.flows for entry in data)
+        own = node.index in self.chains or node.index in self.inside
+        return own or is_convolution(node) or bool(activation_of(node)) or pool_of(node) is not None
+
+    def _is_input(self, entry: Entry) -> bool:
+        return self.graph.nodes[entry[0]].is_variable
+
+    def _split(self, node: GraphNode) -> None:
+        entries = [self._value_of(entry) for entry in node.inputs]
+        made = self._copy(node, entries)
+        self.values |= {(node.index, place): (made[0], place) for place in range(3)}  # a norm has three outputs
+        if node.op in LINEAR:
+            flows = [self.flows[entry] for entry in node.inputs]
+            self.flows[node.index, 0] = self._copy(node, flows, name=f"{node.name}.flow")
+        elif node.op == "Dropout":
+            drawn = [self.flows[node.inputs[0]], (made[0], 1)]
+            self.flows[node.index, 0] = self._add("elemwise_mul", f"{node.name}.flow", drawn)
+        elif node.index not in self.inside:
+            self.flows[node.index, 0] = self._coded(node)
+
+    def _leave(self, node: GraphNode) -> None:
+        made = self._copy(node, [self._joined(entry) for entry in node.inputs])
+        places = {place for index, place in (*self.readers, *self.graph.heads) if index == node.index}
+        self.whole |= {(node.index, place): (made[0], place) for place in places | {0}}
+
+    def _joined(self, entry: Entry) -> Entry:
+        """A value with its gradient. The zeros come first: so MXNet runs either network no further than it must."""
+        if entry not in self.whole:
+            name = f"{self.graph.nodes[entry[0]].name}.joined"
+            self.whole[entry] = self._add("elemwise_add", name, [self.flows[entry], self.values[entry]])
+        return self.whole[entry]
+
+    def _value_of(self, entry: Entry) -> Entry:
+        """A value; of a parameter the twin of which no gradient is asked for."""
+        if entry not in self.values:
+            node = self.graph.nodes[entry[0]]
+            first, place = self.readers[entry][0]
+            is_data = place == 0 or (first.op == "BatchNorm" and place > 2)
+            self.values[entry] = self.whole[entry] if is_data else self._copy(node, (), name=node.name + VALUE)
+        return self.values[entry]
+
+    def _chains(self) -> dict[int, tuple[int, ...]]:
+        """Norms with the activation and the convolution that alone read them, by their last nodes."""
+        found = {}
+        for node in self.graph.nodes:
+            if node.op == "BatchNorm" and _codable_norm(node) and not self._is_input(node.inputs[0]):
+                chain = [node.index]
+                after = self._only_reader(node)
+                if after is not None and activation_of(after):
+                    chain.append(after.index)
+                    after = self._only_reader(after)
+                if after is not None and is_convolution(after):
+                    chain.append(after.index)
+                found[chain[-1]] = tuple(chain)
+        return found
+
+    def _only_reader(self, node: GraphNode) -> GraphNode | None:
+        readers = self.readers.get((node.index, 0), [])
+        if len(readers) != 1 or readers[0][1] != 0 or (node.index, 0) in self.graph.heads:
+            return None
+        return readers[0][0]
+
+    def _coded(self, node: GraphNode) -> Entry:
+        """Zeros, whose gradient becomes those of the node's inputs."""
+        if node.index in self.chains:
+            return self._unit(node, [self.graph.nodes[index] for index in self.chains[node.index]])
+        source, own = node.inputs[0], self.values[node.index, 0]
+        if is_convolution(node):
+            settings: dict[str, Any] = {"convolution": ConvolutionShape.of(node.attributes).attributes}
+            weights = [self.whole[entry] for entry in node.inputs[1:]]
+            if self._is_input(source):
+                return self._custom(CONVOLUTION, node, [self.whole[source], *weights], {**settings, "codec": None})
+            inputs = [self.flows[source], *weights, *self._codes_of(source, None)]
+            return self._custom(CONVOLUTION, node, inputs, {**settings, "codec": self.codec})
+        if activation_of(node):
+            return self._custom(MASK, node, [self.flows[source], own], {"activation": activation_of(node)})
+        pool = {key: value for key, value in node.attributes.items() if not key.startswith("__")}
+        kind = str(pool_of(node))
+        values = [self.values[source]] if kind == MAX_POOL else []
+        return self._custom(kind, node, [self.flows[source], *values], {"pool": pool})
+
+    def _unit(self, node: GraphNode, chain: list[GraphNode]) -> Entry:
+        norm, last = chain[0], chain[-1]
+        activation = next((activation_of(part) for part in chain[1:] if activation_of(part)), "identity")
+        inner = chain[1] if activation != "identity" else norm
+        parts = self._parts(norm.inputs[0])
+        epsilon = float(norm.attributes.get("eps", 1e-3))
+        settings: dict[str, Any] = {
+            "activation": activation,
+            "parts": len(parts),
+            "codec": self.codec,
+            "eps": epsilon,
+            "momentum": float(norm.attributes.get("momentum", 0.9)),
+            "fix_gamma": norm.attributes.get("fix_gamma", "True") in TRUE,
+        }
+        weights: Sequence[Entry] = ()
+        if is_convolution(last):
+            settings["convolution"] = ConvolutionShape.of(last.attributes).attributes
+            weights = [self.whole[entry] for entry in last.inputs[1:]]
+        gamma, beta, *moving = (self.whole[entry] for entry in norm.inputs[1:])
+        values = [self.values[inner.index, 0], gamma, beta, *(self.values[norm.index, place] for place in (1, 2))]
+        codes = [entry for part in parts for entry in self._codes_of(part, epsilon)]
+        return self._custom(UNIT, node, [self.flows[norm.inputs[0]], *values, *weights, *codes, *moving], settings)
+
+    def _parts(self, entry: Entry) -> list[Entry]:
+        """What a Concat of channels joins, or a Concat of Concats; anything else is a part of its own."""
+        node = self.graph.nodes[entry[0]]
+        lifted = self._lifted(node)
+        if node.op == "Concat" and int(node.attributes.get("dim", 1)) == 1:
+            return [part for source in node.inputs for part in self._parts(source)]
+        if lifted is not None:
+            return [part for source in lifted for part in self._parts(source)]
+        return [entry]
+
+    def _lifted(self, node: GraphNode) -> list[Entry] | None:
+        """What `layers.concatenated` joins in five dimensions."""
+        if node.op != "Reshape" or node.attributes.get("shape") != "(-3, -2)":
+            return None
+        joined = self.graph.nodes[node.inputs[0][0]]
+        if joined.op != "Concat" or joined.attributes.get("dim") != "2":
+            return None
+        sources = [self.graph.nodes[index] for index, _ in joined.inputs]
+        return [source.inputs[0] for source in sources] if all(one.op == "expand_dims" for one in sources) else None
+
+    def _codes_of(self, entry: Entry, epsilon: float | None) -> list[Entry]:
+        """Codes and statistics of a value; made once."""
+        if (entry, epsilon) not in self.codes:
+            name = f"{self.graph.nodes[entry[0]].name}.{entry[1]}"
+            settings = {"codec": self.codec, "eps": epsilon, "name": name}
+            made, _ = self._custom(ENCODE, name, [self.values[entry]], settings)
+            self.codes[entry, epsilon] = [(made, 0), (made, 1)]
+        return self.codes[entry, epsilon]
+
+    def _custom(self, kind: str, node: GraphNode | str, inputs: list[Entry], settings: Mapping[str, Any]) -> Entry:
+        name = node if isinstance(node, str) else node.name
+        return self._add("Custom", f"{name}.{kind}", inputs, {"op_type": kind, "settings": json.dumps(dict(settings))})
+
+    def _copy(self, node: GraphNode, inputs: Sequence[Entry], name: str = "") -> Entry:
+        raw = self.graph.template["nodes"][node.index]
+        return self._put({**raw, "name": name or node.name, "inputs": [[*entry, 0] for entry in inputs]})
+
+    def _add(self, op: str, name: str, inputs: Sequence[Entry], attributes: Mapping[str, str] | None = None) -> Entry:
+        raw = {"op": op, "name": name, "inputs": [[*entry, 0] for entry in inputs]}
+        return self._put({**raw, "attrs": dict(attributes)} if attributes else raw)
+
+    def _put(self, raw: dict[str, Any]) -> Entry:
+        self.nodes.append(raw)
+        return len(self.nodes) - 1, 0
+
+
+def pool_of(node: GraphNode) -> str | None:
+    """The operator that stands in for a pool, or None for what is no pool or no such one."""
+    if node.op != "Pooling" or node.attributes.get("pooling_convention", "valid") != "valid":
+        return None
+    is_global = node.attributes.get("global_pool") in TRUE
+    kind = node.attributes.get("pool_type", "max")
+    return AVERAGE_POOL if kind == "avg" else MAX_POOL if kind == "max" and not is_global else None
+
+
+def _codable_norm(node: GraphNode) -> bool:
+    given = node.attributes
+    return given.get("use_global_stats", "False") not in TRUE and given.get("axis", "1") == "1"
+
+
+def is_convolution(node: GraphNode) -> bool:
+    """Whether it is one over images."""
+    return node.op == "Convolution" and node.attributes.get("kernel", "").count(",") == 1
+
+
+def activation_of(node: GraphNode) -> str:
+    """ "relu", "relu6", or "" for any other operator."""
+    if node.op == "Activation" and node.attributes.get("act_type") == "relu":
+        return "relu"
+    limits = tuple(float(node.attributes.get(name, "nan")) for name in ("a_min", "a_max"))
+    return "relu6" if node.op == "clip" and limits == (0, 6) else ""

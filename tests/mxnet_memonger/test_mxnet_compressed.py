@@ -1,0 +1,147 @@
+"""Codes in the place of activations: the forward pass to the bit, unbiased gradients, and the bytes that are kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from mxnet_networks import mx
+
+import mxnet_memonger
+from mxnet_memonger import DenseNet, MobileNetV2, ResNet, measure_step
+from mxnet_memonger.step import StepRunner
+from mxnet_memonger.weights import canonical_weights
+
+SHAPE = (8, 3, 32, 32)
+SMALL: dict[str, tuple[Any, dict[str, Any]]] = {
+    "DenseNet": (DenseNet, {"growth_rate": 16, "block_config": (4, 3), "num_init_features": 32}),
+    "DenseNet, padded": (DenseNet, {"growth_rate": 12, "block_config": (3, 3)}),
+    "DenseNet, dropout": (DenseNet, {"growth_rate": 16, "block_config": (2, 2), "drop_rate": 0.2}),
+    "DenseNet, images": (DenseNet, {"growth_rate": 16, "block_config": (2, 2), "small_inputs": False}),
+    "ResNet": (ResNet, {"layers": (2, 2), "width": 16}),
+    "ResNet, bottlenecks": (ResNet, {"block": "bottleneck", "layers": (2, 2), "width": 16}),
+    "ResNet, pre-activation": (ResNet, {"layers": (2, 2), "width": 16, "pre_activation": True}),
+    "ResNet, images": (ResNet, {"layers": (1, 1), "width": 16, "small_inputs": False, "num_classes": 10}),
+    "MobileNetV2": (MobileNetV2, {"width_mult": 0.35, "num_classes": 10}),
+}
+ROUNDED = ("DenseNet, padded", "DenseNet, dropout")  # MKL-DNN chooses by how arrays happen to lie: docs/mxnet.md
+
+
+def step(model: Any, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Probabilities, gradients and running statistics after a training step; the model's own stay as they were."""
+    before = {name: model.arrays[name].copy() for name in model.state_names}
+    runner = StepRunner(model, mx.cpu())
+    mxnet_memonger.set_seed(1)
+    found = {"output": runner.train(images, np.arange(len(images)) % 10)[0].asnumpy()}
+    mx.nd.waitall()
+    found |= {f"gradient {name}": array.asnumpy() for name, array in runner.gradients.items()}
+    found |= {f"state {name}": model.arrays[name].asnumpy() for name in model.state_names}
+    for name, array in before.items():
+        model.arrays[name][:] = array
+    return found
+
+
+def images(shape: tuple[int, ...] = SHAPE, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def gradients(found: dict[str, np.ndarray]) -> np.ndarray:
+    return np.concatenate([array.ravel() for name, array in found.items() if name.startswith("gradient")])
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_forward_stays_and_gradients_are_near(name: str) -> None:
+    kind, fields = SMALL[name]
+    plain, coded = kind(**fields), kind(**fields, compressed="fixed:16")
+    coded.set_arrays(canonical_weights(plain))
+    expected, found = step(plain, images()), step(coded, images())
+    if name in ROUNDED:
+        assert np.allclose(found["output"], expected["output"], rtol=1e-5, atol=1e-7)
+    else:
+        assert np.array_equal(found["output"], expected["output"])
+    for key in expected:
+        if key.startswith("state"):
+            assert np.allclose(found[key], expected[key], rtol=1e-5, atol=1e-6), key
+    one, other = gradients(found), gradients(expected)
+    assert np.linalg.norm(one - other) <= 0.01 * np.linalg.norm(other)
+
+
+@pytest.mark.parametrize(("name", "share"), [("DenseNet", 0.16), ("ResNet, bottlenecks", 0.1), ("MobileNetV2", 0.12)])
+def test_few_bytes_are_held_and_the_plan_shows_them(name: str, share: float) -> None:
+    kind, fields = SMALL[name]
+    reports = {}
+    for flags in ({}, {"compressed": 2}, {"compressed": 8}, {"efficient": True}, {"compressed": 2, "efficient": True}):
+        reports[str(flags)] = measure_step(kind(**fields, **flags), SHAPE, repeats=0)
+    plain, two, eight, efficient, both = reports.values()
+    assert two.saved_bytes < share * plain.saved_bytes
+    assert two.saved_bytes < eight.saved_bytes < 0.4 * plain.saved_bytes
+    assert two.peak_bytes < plain.peak_bytes
+    assert both.saved_bytes <= min(two.saved_bytes, efficient.saved_bytes)
+
+
+def test_gradients_of_weights_are_unbiased() -> None:
+    """One unit behind another: the mean over many roundings of the same values nears the exact gradient.
+
+    Images that differ in their last bits are rounded anew.
+    """
+    fields: dict[str, Any] = {"layers": (1,), "width": 16}
+    plain, coded = ResNet(**fields), ResNet(**fields, compressed=2)
+    coded.set_arrays(canonical_weights(plain))
+    shape, draws = (8, 3, 16, 16), 48
+    given = images(shape)
+    name = "gradient layer1.0.conv2.weight"
+    exact = step(plain, given)[name].ravel()
+    found = np.stack([step(coded, given * np.float32(1 + 1e-6 * draw))[name].ravel() for draw in range(draws)])
+    error = (found.mean(0) - exact) / (found.std(0, ddof=1) / draws**0.5)
+    assert found.std(0).min() > 0
+    assert 0.8 < np.sqrt(np.mean(error**2)) < 1.2
+    assert abs(error.mean()) < 4 / len(error) ** 0.5 + 0.05
+
+
+def test_rounding_is_drawn_from_values_alone() -> None:
+    """A run that is resumed rounds as the one that was not; MXNet's generator is left alone."""
+    model = ResNet(layers=(1,), width=16, compressed=2)
+    one, again = step(model, images()), step(model, images())
+    assert all(np.array_equal(one[name], again[name]) for name in one)
+    other = step(model, images() * np.float32(1 + 1e-6))
+    assert not np.allclose(gradients(other), gradients(one), rtol=1e-3)
+
+
+def test_a_norm_with_a_fixed_weight_and_one_alone() -> None:
+    values = mx.sym.Convolution(mx.sym.Variable("data"), num_filter=16, kernel=(3, 3), name="a")
+    values = mx.sym.BatchNorm(values, name="fixed")
+    values = mx.sym.BatchNorm(values, fix_gamma=False, name="free")
+    sym = mx.sym.SoftmaxOutput(mx.sym.FullyConnected(values, num_hidden=3, name="fc"), name="softmax")
+    found = []
+    for one in (sym, mxnet_memonger.compress(sym, "fixed:16")):
+        shapes = dict(zip(one.list_arguments(), one.infer_shape(data=(4, 3, 8, 8))[0], strict=True))
+        arguments = {}
+        for name, shape in shapes.items():
+            draw = np.random.default_rng(len(name.removesuffix(".value")))
+            arguments[name] = mx.nd.array(draw.standard_normal(shape)) if "label" not in name else mx.nd.zeros(shape)
+        asked = {n: "null" if n.endswith(".value") or n in ("data", "softmax_label") else "write" for n in arguments}
+        states = [mx.nd.zeros((16,)) for _ in one.list_auxiliary_states()]
+        grads = {name: mx.nd.zeros(shapes[name]) for name, kind in asked.items() if kind == "write"}
+        executor = one.bind(mx.cpu(), args=arguments, args_grad=grads, grad_req=asked, aux_states=states)
+        executor.forward(is_train=True)
+        executor.backward()
+        mx.nd.waitall()
+        found.append({name: array.asnumpy() for name, array in grads.items()})
+    assert not found[1]["fixed_gamma"].any()
+    for name in ("a_weight", "free_gamma", "free_beta", "fc_weight"):
+        assert np.abs(found[1][name] - found[0][name]).max() <= 2e-3 * np.abs(found[0][name]).max(), name
+
+
+def test_training_with_codes_learns() -> None:
+    from test_mxnet_training import options, small_data
+
+    mxnet_memonger.set_seed(0)
+    model = ResNet(layers=(1, 1), width=16, num_classes=2, compressed=4)
+    assert mxnet_memonger.train(model, small_data(), options()).test_accuracy > 0.9
+
+
+@pytest.mark.parametrize("wrong", ["3", "zero:4", "fixed:1"])
+def test_codecs_that_do_not_suit_are_named(wrong: str) -> None:
+    with pytest.raises(ValueError, match=r"compressed|codec"):
+        ResNet(layers=(1,), width=8, compressed=wrong)
