@@ -70,7 +70,7 @@ class TileMasks:
     def __init__(self, shape: torch.Size, dtype: torch.dtype, device: torch.device, bits: Tensor | None = None) -> None:
         slices = tiles(shape, dtype, device)
         self._sample = shape[1:].numel()
-        self._samples, self._tile_bytes = slices[0].stop, self._bytes(slices[0])
+        self._samples, self._tile_bytes = max(slices[0].stop, 1), self._bytes(slices[0])  # a batch may be empty
         if bits is None:
             size = sum(self._bytes(tile) for tile in slices)
             bits = torch.empty(size, dtype=torch.uint8, device=device)
