@@ -119,11 +119,13 @@ class _Slot:
 
 
 class _ModuleState:
-    """Parameters and buffers of modules at the time of a call."""
+    """Parameters, buffers and modes (training or eval) of modules at the time of a call."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self.slots: list[_Slot] = []
+        self.modes: list[tuple[nn.Module, bool]] = []
         for path, child in (pair for module in modules for pair in module.named_modules()):
+            self.modes.append((child, child.training))
             moving = isinstance(child, _NormBase) and child.training and child.track_running_stats
             for table, is_parameter in ((child._parameters, True), (child._buffers, False)):
                 for key, tensor in table.items():
@@ -143,9 +145,11 @@ class _ModuleState:
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
-        """Inside, the module has its parameters and buffers of the first run, and cannot move the present ones."""
+        """Inside, the module has its mode, parameters and buffers of the first run, and moves none of the present."""
         present = []
+        modes = [(child, child.training) for child, _ in self.modes]
         try:
+            _set_modes(self.modes)
             for slot in self.slots:
                 found, wanted = slot.table.get(slot.key), slot.value()
                 # Sharded parameters are put in place, whole or in shards, by those who shard them.
@@ -154,8 +158,14 @@ class _ModuleState:
                     slot.table[slot.key] = wanted
             yield
         finally:
+            _set_modes(modes)
             for slot, found in present:
                 slot.table[slot.key] = found
+
+
+def _set_modes(modes: Sequence[tuple[nn.Module, bool]]) -> None:
+    for module, training in modes:
+        module.training = training
 
 
 def version(tensor: Tensor) -> int | None:

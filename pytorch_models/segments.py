@@ -190,6 +190,8 @@ def find_modules(model: nn.Module, names: str | Iterable[str]) -> dict[str, nn.M
     Raises:
         ValueError, TypeError: as `checkpoint_segments`.
     """
+    if not isinstance(names, Iterable):
+        raise TypeError(f"names of modules must be a string or several, not {names!r}")
     patterns = [names] if isinstance(names, str) else list(names)
     modules = {strip_wrappers(name): module for name, module in model.named_modules()}
     chosen: set[str] = set()

@@ -37,7 +37,7 @@ class TileMasks:
     ) -> None:
         slices = tiles(shape, dtype, device)
         self._sample = shape[1:].numel() * activation.mask_bits
-        self._samples, self._tile_bytes = slices[0].stop, self._bytes(slices[0])
+        self._samples, self._tile_bytes = max(slices[0].stop, 1), self._bytes(slices[0])  # a batch may be empty
         if bits is None:
             size = sum(self._bytes(tile) for tile in slices)
             bits = torch.empty(size, dtype=torch.uint8, device=device)

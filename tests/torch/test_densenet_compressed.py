@@ -227,3 +227,9 @@ def test_wrong_codecs_are_refused_before_work(wrong: int | str, kind: type[Excep
         DenseNet(compressed=True)
     with pytest.raises(ValueError, match="opt_memory"):
         DenseNet(compressed=2, opt_memory=3)
+
+
+@pytest.mark.parametrize("flags", [{}, EFFICIENT], ids=str)
+def test_an_empty_batch(flags: dict[str, Any]) -> None:
+    _, coded = same_but_compressed(2, **flags)
+    assert coded(images(samples=0, dtype=torch.float32)).shape == (0, 5)

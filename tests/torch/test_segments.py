@@ -183,6 +183,21 @@ def test_weights_changed_before_the_backward_pass_are_noticed() -> None:
         outputs.sum().backward()
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_may_change_before_the_backward_pass(training: bool) -> None:
+    """As a model is evaluated, or goes on to train, while a loss waits for its backward pass."""
+    plain, model = small_net().train(training), small_net().train(training)
+    checkpoint_segments(model, ["0", "1"])
+    for one in (plain, model):
+        torch.manual_seed(5)
+        loss = one(images()).square().sum()
+        one.train(not training)
+        loss.backward()
+        assert all(module.training is not training for module in one.modules())
+    gradients = [{name: p.grad for name, p in one.named_parameters()} for one in (model, plain)]
+    assert_same(*gradients, tolerance=0.0)
+
+
 def test_running_statistics_moved_before_the_backward_pass_are_noticed() -> None:
     """Torch itself would use the moved ones without a word."""
     model = small_net().eval()
