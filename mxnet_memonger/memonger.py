@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mxnet_memonger.binding import MIB, Binder, allocated_mib
-from mxnet_memonger.budget import parse_budget
+from zoo.planner.budget import parse_budget
 from mxnet_memonger.costs import open_costs, worker_setting
 from mxnet_memonger.mirror_plan import PlanSpace
 from mxnet_memonger.plan_info import PlanInfo, PlanPoint
