@@ -59,7 +59,10 @@ class Plan:
 
     Example:
         >>> part = PlannedPart("layer1", "keep", 2, 2**20, 2**20, 0.5)
-        >>> plan = Plan("torch", "a net", "f00d", (8, 3), (part,), ((0,),), 2**21, 2**20, 0.5, 2**20, 0, 2**22, 0.4, 0.0)
+        >>> peaks = {"budget_bytes": 2**21, "predicted_peak_bytes": 2**20, "peak_bytes": 2**20, "saved_bytes": 0}
+        >>> plain = {"plain_peak_bytes": 2**22, "plain_seconds": 0.4}
+        >>> made = {"framework": "torch", "model": "a net", "fingerprint": "f00d", "input_shape": (8, 3)}
+        >>> plan = Plan(**made, parts=(part,), steps=((0,),), **peaks, **plain, predicted_seconds=0.5, noise=0.0)
         >>> print(plan.table().splitlines()[-1].split()[:4])
         ['layer1', 'keep', '2', '1.0']
     """
