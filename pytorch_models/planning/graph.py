@@ -50,7 +50,8 @@ class Pricing:
 
     def _timed(self, part: FoundPart, kind: str, cost: Cost) -> Cost:
         call, model = part.call, self.model
-        assert call is not None and model is not None
+        assert call is not None
+        assert model is not None
         module = model.get_submodule(part.name)
         estimate = cost.forward_seconds + cost.backward_seconds
         forward, backward = seconds_of(
