@@ -8,10 +8,11 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -20,6 +21,7 @@ from torch.utils.flop_counter import flop_registry
 from pytorch_models.planning.trace import storage_of, storages_of, tensors_in
 from pytorch_models.tracker import MemoryTracker
 
+Configured: TypeAlias = Callable[[nn.Module], contextlib.AbstractContextManager[Any]]
 FLOPS_PER_SECOND, BYTES_PER_SECOND = 5e10, 1e10  # of one core, about: only their ratio matters to a plan
 SAMPLE_SECONDS = 0.02  # of work that one timed run of a part is cut down to
 REPEATS = 3
@@ -103,7 +105,7 @@ def cost_of(run: Callable[..., Any], parameters: Sequence[Tensor], args: Any, kw
 
 def seconds_of(
     module: nn.Module,
-    configured: Callable[[nn.Module], contextlib.AbstractContextManager[Any]],
+    configured: Configured,
     args: Any,
     kwargs: Any,
     batch: int,
@@ -118,8 +120,15 @@ def seconds_of(
         estimate: seconds of the whole batch, by operations and bytes.
     """
     share = min(batch, max(2, int(batch * SAMPLE_SECONDS / estimate))) if estimate > 0 else batch
-    part = copy.deepcopy(module)
-    with torch.random.fork_rng(), configured(part) as run:
+    with unset_fake_temporarily(), torch.random.fork_rng():
+        part = copy.deepcopy(module)
+        return _real_seconds(part, configured, args, kwargs, batch, share)
+
+
+def _real_seconds(
+    part: nn.Module, configured: Configured, args: Any, kwargs: Any, batch: int, share: int
+) -> tuple[float, float]:
+    with configured(part) as run:
         args, kwargs = _fresh((args, kwargs), lambda tensor: _random(tensor, batch, share))
         forward, backward = zip(*(_timed(run, part, args, kwargs) for _ in range(REPEATS + 1)), strict=True)
     scale = batch / share
