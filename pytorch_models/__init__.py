@@ -14,7 +14,7 @@ from pytorch_models.lstm import LSTM
 from pytorch_models.measure import measure_step
 from pytorch_models.mobilenet_v2 import MobileNetV2
 from pytorch_models.out_of_memory import is_out_of_memory
-from pytorch_models.planning import apply_plan, make_plan, remove_plan
+from pytorch_models.planning import apply_plan, make_plan, remove_plan, study_plan
 from pytorch_models.resnet import ResNet
 from pytorch_models.segments import checkpoint_segments
 from pytorch_models.training import train
@@ -42,6 +42,7 @@ __all__ = [
     "remove_plan",
     "save_weights",
     "set_seed",
+    "study_plan",
     "train",
 ]
 

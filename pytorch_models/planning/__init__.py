@@ -5,9 +5,11 @@ Planning works on a copy without data: the model, its random streams, its statis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
@@ -18,13 +20,17 @@ from pytorch_models.planning.graph import Pricing, cost_graph
 from pytorch_models.planning.parts import find_parts
 from pytorch_models.planning.rounds import Search, within_budget
 from pytorch_models.planning.settings import set_policy
-from pytorch_models.planning.step import as_call, default_loss, step_bytes
+from pytorch_models.planning.step import Loss, as_call, default_loss, step_bytes
+from pytorch_models.planning.timeline import timeline_of
 from pytorch_models.planning.trace import fake_copy, tensors_in, trace
 from zoo.choices import unknown
 from zoo.planner import Plan, parse_budget
 from zoo.planner.kinds import KEEP, KINDS, check_allowed, kinds_for
+from zoo.planner.study import PlanStudy, Timeline, frontier_of, points_of_methods
 
-__all__ = ["apply_plan", "make_plan", "remove_plan"]
+__all__ = ["apply_plan", "make_plan", "remove_plan", "study_plan"]
+
+Result = TypeVar("Result")
 
 TIMES = ("measured", "counted")
 OBJECTIVES = ("time", "memory")
@@ -52,30 +58,62 @@ def make_plan(
         InfeasibleBudgetError: the budget is too small; states the smallest.
         TypeError, ValueError: as `zoo.plan`.
     """
-    allowed = _checked(model, budget, allow, objective, times)
-    args, kwargs = as_call(model, batch)
+    asked = Asked(model, batch, budget, _checked(model, budget, allow, objective, times), max_noise, loss, times)
+    with _prepared(asked) as (search, _):
+        return within_budget(search, search.words["budget_bytes"], smallest=objective == "memory")
+
+
+def study_plan(
+    model: nn.Module,
+    batch: Any,
+    *,
+    budget: int | float | str,
+    allow: str | Iterable[str] = ("recompute",),
+    max_noise: float | None = None,
+    loss: Callable[[Any], Tensor] | None = None,
+    times: str = "measured",
+) -> PlanStudy:
+    """`make_plan`, with what is drawn beside a plan."""
+    asked = Asked(model, batch, budget, _checked(model, budget, allow, "time", times), max_noise, loss, times)
+    with _prepared(asked) as (search, timeline):
+        plan = within_budget(search, search.words["budget_bytes"])
+        timelines = {"plain": timeline(None), "plan": timeline(plan)}
+        return PlanStudy(plan, frontier_of(search.graph), points_of_methods(search.graph), timelines)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a plan is asked for with; see `make_plan`."""
+
+    model: nn.Module
+    batch: Any
+    budget: int | float | str
+    allowed: tuple[str, ...]
+    max_noise: float | None
+    loss: Loss | None
+    times: str
+
+
+@contextlib.contextmanager
+def _prepared(asked: Asked) -> Iterator[tuple[Search, Callable[[Plan | None], Timeline]]]:
+    """The model traced and priced on a copy without data, which lives as long as the context."""
+    model, loss = asked.model, asked.loss or default_loss
+    args, kwargs = as_call(model, asked.batch)
     shape = next((tuple(tensor.shape) for tensor in tensors_in((args, kwargs))), ())
-    loss = loss or default_loss
     with fake_copy(model, (args, kwargs)) as (copied, (args, kwargs)):
         set_policy(copied, KINDS[KEEP])
-        args, kwargs = tree_map_only(
-            Tensor, lambda tensor: tensor.contiguous() if 0 in tensor.stride() else tensor, (args, kwargs)
-        )
+        args, kwargs = tree_map_only(Tensor, _with_storage, (args, kwargs))
         plain_peak, _ = step_bytes(copied, args, kwargs, loss)
-        limit = parse_budget(budget, plain_peak)
+        limit = parse_budget(asked.budget, plain_peak)
         found = trace(copied, lambda: loss(copied(*args, **kwargs)))
-        parts = find_parts(found)
-        timed = model if times == "measured" else None
-        pricing = Pricing(copied, timed, kinds_for(allowed), shape[0] if shape else 1, {})
-        graph = cost_graph(found, parts, pricing, loss, "recompute" in allowed)
+        timed = model if asked.times == "measured" else None
+        pricing = Pricing(copied, timed, kinds_for(asked.allowed), shape[0] if shape else 1, {})
+        graph = cost_graph(found, find_parts(found), pricing, loss, "recompute" in asked.allowed)
         words = {"framework": "torch", "model": type(model).__name__, "fingerprint": fingerprint_of(model)}
-        search = Search(
-            graph,
-            partial(_measured, copied, args, kwargs, loss),
-            {**words, "input_shape": shape, "budget_bytes": limit, "plain_peak_bytes": plain_peak},
-            max_noise,
-        )
-        return within_budget(search, limit, smallest=objective == "memory")
+        words |= {"input_shape": shape, "budget_bytes": limit, "plain_peak_bytes": plain_peak}
+        measure = partial(_with_plan, copied, lambda: step_bytes(copied, args, kwargs, loss))
+        timeline = partial(_with_plan, copied, lambda: timeline_of(copied, args, kwargs, loss))
+        yield Search(graph, measure, words, asked.max_noise), timeline
 
 
 def _with_storage(tensor: Tensor) -> Tensor:
@@ -83,10 +121,13 @@ def _with_storage(tensor: Tensor) -> Tensor:
     return tensor.contiguous() if 0 in tensor.stride() else tensor
 
 
-def _measured(copied: nn.Module, args: Any, kwargs: Any, loss: Callable[[Any], Tensor], plan: Plan) -> tuple[int, int]:
+def _with_plan(copied: nn.Module, what: Callable[[], Result], plan: Plan | None) -> Result:
+    """What happens in a model with a plan applied; None = in the model as it is."""
+    if plan is None:
+        return what()
     apply_plan(plan, copied)
     try:
-        return step_bytes(copied, args, kwargs, loss)
+        return what()
     finally:
         remove_plan(plan, copied)
 

@@ -69,10 +69,17 @@ def _run(
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
     weights = frozenset(_storage(parameter) for parameter in module.parameters())
+    # Only the innermost hooks see what is saved: codes are handed on to those around, which may not keep them at all.
+    around = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    keep, give = around if around is not None else (_same, _same)
     with _Names() as names:
-        coder = _Coder(names, weights, bits, seeds)
-        with saved_tensors_hooks(coder.pack, functools.partial(_unpack, bits)):
+        coder = _Coder(names, weights, bits, seeds, keep)
+        with saved_tensors_hooks(coder.pack, functools.partial(_unpack, bits, give)):
             return forward(*args, **kwargs)
+
+
+def _same(tensor: Any) -> Any:
+    return tensor
 
 
 class _Names(TorchFunctionMode):
@@ -94,7 +101,7 @@ class _Names(TorchFunctionMode):
 class _Codes:
     """One tensor in few bits."""
 
-    parts: tuple[Tensor, ...]
+    parts: tuple[Any, ...]  # as the hooks around keep them
     like: Tensor  # of no bytes: dtype and device
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -104,10 +111,17 @@ class _Codes:
 class _Signs:
     """Where a tensor is positive, a bit a value."""
 
-    mask: Tensor
+    mask: Any
     like: Tensor
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Other:
+    """A tensor that is not rounded."""
+
+    tensor: Any
 
 
 @dataclass
@@ -118,6 +132,7 @@ class _Coder:
     weights: frozenset[int]
     bits: int
     seeds: NoiseSeeds
+    keep: Callable[[Tensor], Any]
     packed: dict[tuple[Any, ...], tuple[weakref.ref[Any], Any]] = field(default_factory=dict)
 
     def pack(self, tensor: Tensor) -> Any:
@@ -125,10 +140,10 @@ class _Coder:
         running = set(self.names.running)
         linear = bool(running & LINEAR)
         if not (linear or running & MASKED) or not tensor.is_floating_point() or tensor.numel() < LEAST_VALUES:
-            return tensor
+            return _Other(self.keep(tensor))
         flat = _flat(tensor)
         if flat is None or _storage(tensor) in self.weights:
-            return tensor
+            return _Other(self.keep(tensor))
         key = (linear, _storage(tensor), tensor.storage_offset(), tensor.shape, tensor.stride(), tensor._version)
         alive, packed = self.packed.get(key, (lambda: None, None))
         if alive() is None:
@@ -139,28 +154,31 @@ class _Coder:
     def _codes(self, tensor: Tensor, flat: Tensor) -> _Codes:
         zero, one = _vector(tensor, 0.0), _vector(tensor, 1.0)
         parts = kernel_ops.normalize_quantize(flat, zero, one, self.bits, GROUP, self.seeds.next())
-        return _Codes(parts, tensor.new_empty(0), tuple(tensor.shape), tensor.stride())
+        return _Codes(
+            tuple(self.keep(part) for part in parts), tensor.new_empty(0), tuple(tensor.shape), tensor.stride()
+        )
 
     def _signs(self, tensor: Tensor, flat: Tensor) -> _Signs:
         mask = torch.empty(-(-tensor.numel() // 8), dtype=torch.uint8, device=tensor.device)
         kernel_ops.pack_positive_(flat.view(-1), mask)
-        return _Signs(mask, tensor.new_empty(0), tuple(tensor.shape), tensor.stride())
+        return _Signs(self.keep(mask), tensor.new_empty(0), tuple(tensor.shape), tensor.stride())
 
 
-def _unpack(bits: int, kept: Any) -> Tensor:
+def _unpack(bits: int, give: Callable[[Any], Tensor], kept: Any) -> Tensor:
     """The tensor, with rounding noise of mean 0; of signs, a tensor of ones and zeros."""
     if isinstance(kept, _Codes):
         out = torch.empty_strided(kept.shape, kept.stride, dtype=kept.like.dtype, device=kept.like.device)
         flat = _flat(out)
         assert flat is not None, "only dense tensors are coded"
         zero, one = _vector(out, 0.0), _vector(out, 1.0)
-        kernel_ops.dequantize_affine_(*kept.parts, bits, GROUP, one, zero, flat)
+        parts = (give(part) for part in kept.parts)
+        kernel_ops.dequantize_affine_(*parts, bits, GROUP, one, zero, flat)
         return out
     if isinstance(kept, _Signs):
-        flags = kernel_ops.unpack_bits(kept.mask, math.prod(kept.shape)).to(kept.like.dtype)
+        flags = kernel_ops.unpack_bits(give(kept.mask), math.prod(kept.shape)).to(kept.like.dtype)
         return flags.as_strided(kept.shape, kept.stride)
-    assert isinstance(kept, Tensor), "nothing else is packed"
-    return kept
+    assert isinstance(kept, _Other), "nothing else is packed"
+    return give(kept.tensor)
 
 
 def _storage(tensor: Tensor) -> int:

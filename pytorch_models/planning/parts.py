@@ -55,6 +55,8 @@ def find_parts(found: Trace) -> list[FoundPart]:
 
 
 def _expand(found: Trace, call: Call, total: int) -> list[Call]:
+    if call.end == call.start and call.parent is not None and len(call.args) == 1 and call.args[0] is call.output:
+        return []  # it does nothing
     if not call.children or _is_whole(call):
         return [call]
     size = found.saved_bytes(call.start, call.end)

@@ -19,8 +19,9 @@ from zoo.planner import (
     runs_of,
     solve_quietly,
 )
+from zoo.planner.steps import operations_of
 
-ROUNDS = 3
+HASTE = (1.25, 2.0, 1.0)  # of three rounds: by how many times what was too much the next target is lower
 NEAR = 0.01  # of the budget: a plan that leaves no more unused is not loosened
 
 
@@ -93,7 +94,10 @@ def within_budget(search: Search, budget_bytes: int, smallest: bool = False) -> 
     """
     best: Plan | None = None
     target = search.smallest_bytes() if smallest else budget_bytes
-    for _ in range(1 if smallest else ROUNDS):
+    if budget_bytes >= search.words["plain_peak_bytes"]:  # then the plain model is not to be refused for its prediction
+        everything = Schedule.of(search.graph, operations_of(tuple(range(len(search.graph.parts))), search.graph))
+        target = max(target, everything.peak_bytes)
+    for haste in (1.0,) if smallest else HASTE:
         try:
             schedule = search.schedule(target)
         except InfeasibleBudgetError:
@@ -102,7 +106,7 @@ def within_budget(search: Search, budget_bytes: int, smallest: bool = False) -> 
         if found.peak_bytes <= budget_bytes and (best is None or found.predicted_seconds < best.predicted_seconds):
             best = found
         gap = budget_bytes - found.peak_bytes
-        target += gap
+        target += int(gap if gap > 0 else haste * gap)
         if 0 <= gap <= NEAR * budget_bytes or (schedule.seconds <= search.solver.fastest.seconds and gap >= 0):
             break
     if best is None:
