@@ -165,6 +165,8 @@ class PlannedForward:
         if self.index != expected or kwargs or len(args) != 1 or args[0] is not running.value:
             raise _otherwise(self.root, expected, "was not called next with what the part before it gave")
         running.waiting = tuple(rest)
+        if not rest:
+            running.value = None  # nothing here is to keep a tensor alive
         return args[0]
 
     def _run_stretch(self, running: _Running | None, *args: Any, **kwargs: Any) -> Any:
