@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from mxnet_memonger.binding import MIB, Binder, allocated_mib
-from mxnet_memonger.budget import parse_budget
 from mxnet_memonger.costs import open_costs, worker_setting
 from mxnet_memonger.mirror_plan import PlanSpace
 from mxnet_memonger.plan_info import PlanInfo, PlanPoint
@@ -28,6 +27,7 @@ from mxnet_memonger.search import Point, Rank, Search
 from mxnet_memonger.shapes import infer
 from mxnet_memonger.symbol_graph import SymbolGraph, backward_reads
 from zoo.planner import InfeasibleBudgetError
+from zoo.planner.budget import parse_budget
 
 __all__ = [
     "PlanInfo",

@@ -19,11 +19,22 @@ from typing import Any
 from zoo import densenet, frameworks, lstm, mobilenet_v2, resnet
 from zoo.choices import unknown
 from zoo.measuring import image_shape_for, measure_or_explain
+from zoo.planning import BATCH, max_batch, plan, planned_model
 from zoo.policy import MemoryPolicy
 from zoo.report import MemoryReport
 
 __version__ = "0.1.0"
-__all__ = ["MemoryPolicy", "MemoryReport", "create_model", "find_config", "list_models", "load_run", "measure"]
+__all__ = [
+    "MemoryPolicy",
+    "MemoryReport",
+    "create_model",
+    "find_config",
+    "list_models",
+    "load_run",
+    "max_batch",
+    "measure",
+    "plan",
+]
 
 FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -79,7 +90,7 @@ def _published(name: str) -> Any:
 
 def _check_fields(name: str, given: Mapping[str, Any], *kinds: type) -> None:
     valid = [field.name for kind in kinds for field in dataclasses.fields(kind)]
-    valid += ["checkpoint_path", "features_only"] if MemoryPolicy in kinds else []
+    valid += ["budget", "batch_size", "checkpoint_path", "features_only"] if MemoryPolicy in kinds else []
     for field in given:
         if field not in valid:
             raise TypeError(f"{name}: {unknown('field', field, valid)}")
@@ -93,6 +104,8 @@ def create_model(
     keep_bottleneck: bool = False,
     opt_memory: int | None = None,
     compressed: int | str | None = None,
+    budget: int | float | str | None = None,
+    batch_size: int = BATCH,
     checkpoint_path: str | Path | None = None,
     features_only: bool = False,
     **config_overrides: Any,
@@ -103,6 +116,8 @@ def create_model(
         name: one of `list_models()`.
         framework: where to build it.
         efficient, keep_bottleneck, opt_memory, compressed: see `zoo.policy.MemoryPolicy`.
+        budget: instead of those: the model comes with the exact plan applied that is fastest within so many bytes for
+            `batch_size` samples of the size it was published for; see `plan`.
         checkpoint_path: a `.safetensors` file of any framework, or a file of this framework's own kind; a head for
             another number of classes is left out, and a warning names it.
         features_only: without the head: gives a list of feature maps, of `.channels`, smaller by `.reductions`.
@@ -123,6 +138,10 @@ def create_model(
     config = find_config(name, **config_overrides)
     policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
     config.check_policy(policy)
+    if budget is not None and (policy != MemoryPolicy() or features_only):
+        other = f"memory flags ({policy})" if policy != MemoryPolicy() else "features_only"
+        raise ValueError(f"budget={budget!r} and {other} do not go together: a plan decides what is kept")
+    _check_size("batch_size", batch_size)
     if not isinstance(features_only, bool):
         raise TypeError(f"features_only must be True or False, not {features_only!r}")
     if checkpoint_path is not None and not Path(checkpoint_path).expanduser().is_file():
@@ -131,6 +150,8 @@ def create_model(
     model = package.build_model(config, policy)
     if checkpoint_path is not None:
         package.load_weights(model, checkpoint_path)
+    if budget is not None:
+        return planned_model(framework, model, budget, batch_size)
     return package.feature_extractor(model) if features_only else model
 
 
@@ -187,7 +208,7 @@ def measure(
         True
     """
     for argument, value in (("batch_size", batch_size), ("image_size", image_size)):
-        _check_size(argument, value, may_be_none=argument == "image_size")
+        _check_size(f"measure: {argument}", value, may_be_none=argument == "image_size")
     if not _DEVICE.fullmatch(device):
         raise ValueError(f"measure: device must be cpu, cuda or cuda:<number>, not {device!r}")
     if flags.get("features_only"):
@@ -203,10 +224,10 @@ def measure(
     return dataclasses.replace(report, model=name_or_model) if isinstance(name_or_model, str) else report
 
 
-def _check_size(argument: str, value: object, may_be_none: bool) -> None:
+def _check_size(argument: str, value: object, may_be_none: bool = False) -> None:
     if value is None and may_be_none:
         return
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"measure: {argument} must be an integer, not {value!r}")
+        raise TypeError(f"{argument} must be an integer, not {value!r}")
     if value < 1:
-        raise ValueError(f"measure: {argument} must be at least 1, not {value}")
+        raise ValueError(f"{argument} must be at least 1, not {value}")

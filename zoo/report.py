@@ -85,7 +85,7 @@ def format_report(report: MemoryReport, rows: bool = True) -> str:
     parts = [(name, _mib(size), _share(size, report.peak_bytes)) for name, size in report.parts.items()]
     parts.append(("peak, model and input excluded", _mib(report.peak_bytes), ""))
     parts.append(("model (parameters and buffers)", _mib(report.model_bytes), ""))
-    lines += _table(("at the peak", "MiB", "share"), parts, left={0})
+    lines += format_table(("at the peak", "MiB", "share"), parts, left={0})
     saved = f"saved for the backward pass, at the end of the forward pass: {_mib(report.saved_bytes)} MiB"
     lines += ["", f"{saved} (the parts above are those of the moment of the peak)"]
     if report.step_seconds is not None:
@@ -94,7 +94,7 @@ def format_report(report: MemoryReport, rows: bool = True) -> str:
         lines.append(f"norms, masks and codes ran on: {report.ran_on}")
     if rows and report.rows:
         layers = [(row.name, _mib(row.saved_bytes), row.kept) for row in report.rows]
-        lines += ["", *_table(("layer", "saved MiB", "kept"), layers, left={0, 2})]
+        lines += ["", *format_table(("layer", "saved MiB", "kept"), layers, left={0, 2})]
     return "\n".join(lines)
 
 
@@ -120,7 +120,7 @@ def format_comparison(reports: Sequence[MemoryReport]) -> str:
         for report in reports
     ]
     heads = ("policy", "saved MiB", "saved ratio", "peak MiB", "peak ratio", "median step s", "time ratio")
-    return "\n".join([*_table(heads, rows, left={0}), COLUMNS_MEAN])
+    return "\n".join([*format_table(heads, rows, left={0}), COLUMNS_MEAN])
 
 
 def plot_training(metrics_csv: Path, png: Path, comparison: Sequence[MemoryReport] = (), title: str = "") -> None:
@@ -157,7 +157,7 @@ def _ratio(value: float | None, reference: float | None) -> str:
     return f"{value / reference:.2f}x" if value is not None and reference else "-"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: set[int]) -> list[str]:
+def format_table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: set[int]) -> list[str]:
     """Lines of an aligned table; the columns in `left` are left-aligned (words), the others right-aligned (numbers)."""
     lines = [heads, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]

@@ -38,7 +38,7 @@ MAY_CHANGE = frozenset(
     {
         *("save", "resume", "progress", "tensorboard", "compare"),
         *("download", "data_dir", "device", "num_workers", "cuda_graphs"),
-        *("efficient", "keep_bottleneck", "opt_memory"),
+        *("efficient", "keep_bottleneck", "opt_memory", "budget"),
     }
 )
 _PACKAGES = ("numpy", "torch", "tensorflow-cpu", "tensorflow", "mxnet")

@@ -17,12 +17,12 @@ from mxnet_networks import assert_same_bits, dense_network, mx, recurrent_networ
 from benchmarks.original_memonger import original_search
 from mxnet_memonger import memonger
 from mxnet_memonger.binding import plan_bytes
-from mxnet_memonger.budget import parse_budget
 from mxnet_memonger.operators import forward_flops
 from mxnet_memonger.planning import find_cuts
 from mxnet_memonger.saving import mirrored_names
 from mxnet_memonger.symbol_graph import SymbolGraph
 from zoo.planner import InfeasibleBudgetError
+from zoo.planner.budget import parse_budget
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGE = {"data": (16, 3, 32, 32)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -52,6 +52,7 @@ def held_bytes(chain: CostGraph, state: State) -> int:
     gradient = parts[state.gradient].gradient_bytes if state.gradient >= 0 else chain.input_gradient_bytes
     values = sum(parts[v].output_bytes for v in state.values)
     values += parts[state.newest].output_bytes if state.newest is not None else 0
+    values += sum(part.left_bytes for part in parts[state.gradient + 1 :])
     return gradient + values + sum(parts[p].options[o].resident_bytes for p, o in state.kept)
 
 
@@ -69,7 +70,7 @@ def moves(chain: CostGraph, state: State) -> Iterator[tuple[float, int, State]]:
             continue
         part, loose = parts[index], source == state.newest
         run = part.rerun
-        if index < state.gradient:
+        if index < state.gradient and part.reruns and (part.joins or not loose):
             peak = held + part.output_bytes + run.forward_bytes
             yield run.forward_seconds, peak, State(state.values, state.kept, index, state.gradient)
         for number, option in enumerate(part.options):
@@ -88,7 +89,7 @@ def moves(chain: CostGraph, state: State) -> Iterator[tuple[float, int, State]]:
         before = parts[index - 1].gradient_bytes if index else chain.input_gradient_bytes
         left = tuple((p, o) for p, o in state.kept if p != index)
         after = State(state.values - {index, index - 1}, left, None, index - 1)
-        yield option.backward_seconds, held + before + option.backward_bytes, after
+        yield option.backward_seconds, held + before + option.backward_bytes + parts[index].left_bytes, after
 
 
 @pytest.fixture(scope="session")
@@ -99,14 +100,19 @@ def fastest_seconds() -> Callable[[CostGraph, int], float]:
 
 @pytest.fixture(scope="session")
 def random_chain() -> Callable[..., CostGraph]:
-    """random_chain(seed, parts, options, drop=False): small whole sizes; `drop` = some options need no input."""
+    """random_chain(seed, parts, options, drop=False, rigid=False): small whole sizes; `drop` = some options need no
+    input; `rigid` = some parts leave bytes, cannot be run again, or not together with the part before."""
 
-    def made(seed: int, parts: int, options: int, drop: bool = False) -> CostGraph:
+    def made(seed: int, parts: int, options: int, drop: bool = False, rigid: bool = False) -> CostGraph:
         rng = np.random.default_rng(seed)
         listed = []
         for index in range(parts):
             output = int(rng.integers(1, 6))
-            listed.append(Part(f"part {index}", output, tuple(option(rng, output, drop) for _ in range(options))))
+            made_of = tuple(option(rng, output, drop) for _ in range(options))
+            listed.append(Part(f"part {index}", output, made_of))
+            if rigid:
+                left, reruns, joins = int(rng.integers(0, 5)), bool(rng.integers(4)), bool(rng.integers(3))
+                listed[-1] = replace(listed[-1], left_bytes=left, reruns=reruns, joins=joins)
         return CostGraph.chain(listed, input_gradient_bytes=int(rng.integers(0, 4)))
 
     def option(rng: np.random.Generator, output: int, drop: bool) -> Option:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,14 +28,19 @@ Chains = Callable[..., CostGraph]
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("drop", [False, True])
+@pytest.mark.parametrize(("drop", "rigid"), [(False, False), (True, False), (False, True), (True, True)])
 @pytest.mark.parametrize(("parts", "options"), [(1, 2), (2, 3), (3, 2), (4, 2), (5, 1)])
 def test_no_order_of_operations_is_faster(
-    parts: int, options: int, drop: bool, random_chain: Chains, fastest_seconds: Callable[[CostGraph, int], float]
+    parts: int,
+    options: int,
+    drop: bool,
+    rigid: bool,
+    random_chain: Chains,
+    fastest_seconds: Callable[[CostGraph, int], float],
 ) -> None:
     compared = 0
     for seed in range(6):
-        chain = random_chain(seed, parts, options, drop)
+        chain = random_chain(seed, parts, options, drop, rigid)
         solver = ChainSolver(chain)
         low, high = solver.smallest.peak_bytes, solver.fastest.peak_bytes
         assert fastest_seconds(chain, low - 1) == np.inf, "the smallest budget is the smallest"
@@ -44,6 +50,29 @@ def test_no_order_of_operations_is_faster(
             assert schedule.seconds == fastest_seconds(chain, int(budget)), (seed, budget)
             compared += 1
     assert compared >= 12
+
+
+def test_parts_that_do_not_join_are_not_run_again_together() -> None:
+    """Six equal parts, the third of which does not join the second: no stretch goes over that border."""
+    keep = Option("keep", 10, 1.0, 2.0)
+    joined = CostGraph.chain([Part(str(i), 4, (keep,), left_bytes=1) for i in range(6)])
+    parts = [replace(part, joins=i != 2, reruns=i != 5) for i, part in enumerate(joined.parts)]
+    torn = CostGraph.chain(parts)
+    assert joined.furthest_rerun == (6,) * 6
+    assert torn.furthest_rerun == (2, 2, 5, 5, 5, 5)
+    assert torn.left_after == (5, 4, 3, 2, 1, 0)
+    assert smallest_schedule(joined).peak_bytes < smallest_schedule(torn).peak_bytes
+    with pytest.raises(ValueError, match="together with the part before"):
+        replay(
+            torn,
+            [
+                Operation(Act.FORWARD_KEEP_INPUT, 0),
+                Operation(Act.FORWARD_DISCARD, 1),
+                Operation(Act.FORWARD_DISCARD, 2),
+            ],
+        )
+    with pytest.raises(ValueError, match="cannot be run again"):
+        replay(torn, [*(Operation(Act.FORWARD_KEEP_ALL, i) for i in range(5)), Operation(Act.FORWARD_KEEP_INPUT, 5)])
 
 
 def test_dropped_inputs_are_worth_something(random_chain: Chains) -> None:

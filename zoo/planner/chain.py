@@ -75,7 +75,7 @@ class ChainSolver:
         if slots < 1:
             raise ValueError(f"slots must be at least 1, not {slots}")
         self.fastest = Schedule.of(chain, _keep_fastest(chain))
-        self._slack = count + 3  # half a slot each, for all that can lie there at once, and one to spare
+        self._slack = count + 5  # half a slot each, for all that can lie there at once, and one to spare
         self._unit = _slot_bytes(chain, max(self.fastest.peak_bytes, 1), slots)
         self._tables = Tables(chain, self._unit, -(-self.fastest.peak_bytes // self._unit) + self._slack)
         self._found: dict[int, Schedule] = {}
@@ -123,7 +123,7 @@ def _slot_bytes(chain: CostGraph, top_bytes: int, slots: int) -> int:
     """Bytes of a slot: all sizes' greatest common divisor, if so many slots reach the top; else the top's share."""
     sizes = [chain.input_gradient_bytes]
     for part in chain.parts:
-        sizes += [part.output_bytes, part.gradient_bytes]
+        sizes += [part.output_bytes, part.gradient_bytes, part.left_bytes]
         for option in part.options:
             sizes += [option.resident_bytes, option.forward_bytes, option.backward_bytes]
     divisor = max(math.gcd(*(int(size) for size in sizes)), 1)

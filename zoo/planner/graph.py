@@ -7,6 +7,7 @@ order in which they can be run. Seconds may be any unit of work that adds up, su
 
 from __future__ import annotations
 
+import itertools
 import math
 import numbers
 from collections.abc import Sequence
@@ -59,6 +60,9 @@ class Part:
         options: at least one.
         gradient_bytes: of the gradient of its output; None = as many as the output.
         inputs: which earlier parts' outputs it reads, by their place in the graph; () = the graph's own input.
+        left_bytes: what its backward leaves lying until the end of the step, such as its parameters' gradients.
+        reruns: whether its forward may be run a second time.
+        joins: whether it may be run a second time together with the part before, from that part's input.
 
     Raises:
         TypeError, ValueError: naming the part and the field, what came and what is needed.
@@ -74,6 +78,9 @@ class Part:
     options: tuple[Option, ...]
     gradient_bytes: int = field(default=None)  # type: ignore[assignment]
     inputs: tuple[int, ...] = ()
+    left_bytes: int = 0
+    reruns: bool = True
+    joins: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", tuple(self.options))
@@ -82,6 +89,7 @@ class Part:
             object.__setattr__(self, "gradient_bytes", self.output_bytes)
         check_bytes(f"part {self.name!r}: output_bytes", self.output_bytes)
         check_bytes(f"part {self.name!r}: gradient_bytes", self.gradient_bytes)
+        check_bytes(f"part {self.name!r}: left_bytes", self.left_bytes)
         if not self.options:
             raise ValueError(f"part {self.name!r} has no options: give at least one way to run it")
         for option in self.options:
@@ -133,6 +141,23 @@ class CostGraph:
         """Parts each of which reads the one before it, whatever their `inputs` say."""
         linked = (replace(part, inputs=(i - 1,) if i else ()) for i, part in enumerate(parts))
         return cls(tuple(linked), input_gradient_bytes)
+
+    @property
+    def left_after(self) -> tuple[int, ...]:
+        """For each part, the bytes that the backward passes of all later parts leave lying."""
+        later = itertools.accumulate((part.left_bytes for part in reversed(self.parts)), initial=0)
+        return tuple(later)[-2::-1]
+
+    @property
+    def furthest_rerun(self) -> tuple[int, ...]:
+        """For each part, where a stretch that is run again from that part's input must end at the latest (exclusive);
+        its own place if it cannot be run again."""
+        ends: list[int] = []
+        for index in reversed(range(len(self.parts))):
+            goes_on = bool(ends) and self.parts[index + 1].joins
+            end = index + 1 if not goes_on else max(ends[-1], index + 1)
+            ends.append(end if self.parts[index].reruns else index)
+        return tuple(reversed(ends))
 
     @property
     def is_chain(self) -> bool:

@@ -48,7 +48,8 @@ class Schedule:
 
     Args:
         operations: in order.
-        peak_bytes: the most that lies there at one moment, the chain's input not counted.
+        peak_bytes: the most that lies there at one moment, the chain's input not counted, what backward passes leave
+            (`Part.left_bytes`) counted.
         seconds: of all of them.
     """
 
@@ -124,6 +125,10 @@ class _Player:
             return "its input belongs to the part before and cannot be dropped"
         if index in self.values:
             return "its output is there already"
+        if not part.reruns:
+            return f"part {part.name!r} cannot be run again"
+        if operation.act is Act.FORWARD_DISCARD and not part.joins:
+            return f"part {part.name!r} cannot be run again together with the part before"
         self._touch(part.output_bytes + part.rerun.forward_bytes)
         self.seconds += part.rerun.forward_seconds
         self._add_value(index)
@@ -160,10 +165,10 @@ class _Player:
         if option.needs_input and not self._has_value(index - 1):
             return "its input is not there"
         before = self.chain.parts[index - 1].gradient_bytes if index else self.chain.input_gradient_bytes
-        self._touch(before + option.backward_bytes)
+        self._touch(before + option.backward_bytes + part.left_bytes)
         self.seconds += option.backward_seconds
         del self.kept[index]
-        self.held += before - part.gradient_bytes - option.resident_bytes
+        self.held += before - part.gradient_bytes - option.resident_bytes + part.left_bytes
         self._drop_value(index)
         if index:
             self._drop_value(index - 1)

@@ -54,6 +54,8 @@ class _Peaks:
         self.output = np.array([part.output_bytes for part in chain.parts], dtype=np.int64)
         # Index -1 is the gradient of the chain's input.
         self.gradient = np.array([part.gradient_bytes for part in chain.parts] + [chain.input_gradient_bytes])
+        self.left, self.after = [part.left_bytes for part in chain.parts], chain.left_after
+        self.furthest = chain.furthest_rerun
         self.rerun = rerun_peaks(self.output, np.array([part.rerun.forward_bytes for part in chain.parts]))
         self.held = np.full((count, count), NEVER, dtype=np.int64)
         self.loose = np.full((count + 1, count), NEVER, dtype=np.int64)
@@ -63,16 +65,17 @@ class _Peaks:
 
     def _fill(self, s: int, t: int) -> None:
         self.held[s, t] = min(peak for peak, _ in self._keeping(s, t, loose=False))
-        if s < t:
+        if s < min(t, self.furthest[s]):
             self.held[s, t] = min(self.held[s, t], self._splitting(s, t).min())
         if s:
             self.loose[s, t] = min((peak for peak, _ in self._keeping(s, t, loose=True)), default=NEVER)
 
     def _splitting(self, s: int, t: int) -> np.ndarray:
-        """Peaks when the later half starts at s+1, ..., t."""
-        later = np.minimum(self.output[s:t] + self.held[s + 1 : t + 1, t], self.loose[s + 1 : t + 1, t])
-        first_run = self.gradient[t] + self.rerun[s, s + 1 : t + 1]
-        return np.maximum(np.maximum(first_run, later), self.held[s, s:t])
+        """Peaks when the later half starts at s+1, ..., t, as far as the first can be run again."""
+        end = min(t, self.furthest[s])
+        later = np.minimum(self.output[s:end] + self.held[s + 1 : end + 1, t], self.loose[s + 1 : end + 1, t])
+        first_run = self.gradient[t] + self.after[t] + self.rerun[s, s + 1 : end + 1]
+        return np.maximum(np.maximum(first_run, later), self.held[s, s:end])
 
     def _keeping(self, s: int, t: int, loose: bool) -> list[tuple[int, Keep]]:
         found = []
@@ -81,8 +84,9 @@ class _Peaks:
             if loose and option.needs_input:
                 continue
             kept, apart = option.resident_bytes, 0 if option.keeps_output else output
-            forward = int(self.gradient[t]) + extra + kept + apart + option.forward_bytes
+            forward = int(self.gradient[t]) + self.after[t] + extra + kept + apart + option.forward_bytes
             backward = int(self.gradient[s] + self.gradient[s - 1]) + kept + option.backward_bytes
+            backward += self.after[s] + self.left[s]
             own = max(forward, backward)
             if s == t:
                 found.append((own, Keep(index, None)))
@@ -97,7 +101,7 @@ class _Peaks:
         """The decision whose peak is lowest; keeping before splitting, which takes longer."""
         s, t = stretch.first, stretch.last
         best, decision = min(self._keeping(s, t, stretch.loose), key=lambda found: found[0])
-        if stretch.loose or s == t or best <= self.held[s, t]:
+        if stretch.loose or best <= self.held[s, t]:
             return decision
         j = s + 1 + int(self._splitting(s, t).argmin())
         loose = self.loose[j, t] < self.output[j - 1] + self.held[j, t]

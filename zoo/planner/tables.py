@@ -27,6 +27,10 @@ class Tables:
         # Index -1 is the gradient of the chain's input.
         gradients = [part.gradient_bytes for part in chain.parts] + [chain.input_gradient_bytes]
         self.gradient = np.array([self._slots_of(size) for size in gradients])
+        # What lies there while a stretch up to t runs forward: its gradient, and what later backward passes left.
+        self.ahead = self.gradient[:-1] + np.array([self._slots_of(size) for size in chain.left_after])
+        self.left = [self._slots_of(part.left_bytes) for part in chain.parts]
+        self.furthest = chain.furthest_rerun
         self.rerun = rerun_peaks(
             self.output, np.array([self._slots_of(part.rerun.forward_bytes) for part in chain.parts])
         )
@@ -47,7 +51,7 @@ class Tables:
 
     def _fill(self, s: int, t: int) -> None:
         row = self.held[s, t]
-        if s < t:
+        if s < min(t, self.furthest[s]):
             halves = self._halves(s, t)
             np.min(halves, axis=0, out=row)
             row -= self.before[s]
@@ -66,9 +70,10 @@ class Tables:
 
     def _halves(self, s: int, t: int) -> np.ndarray:
         """Row j - s - 1: seconds if the later half starts at j; one too many `before[s]` in each."""
-        halves = self.split[t, s + 1 : t + 1] + self.held[s, s:t]
-        needed = self.gradient[t] + self.rerun[s, s + 1 : t + 1]
-        anyway = np.maximum(self.first_split[t, s + 1 : t + 1], self.first_held[s, s:t])
+        end = min(t, self.furthest[s])
+        halves = self.split[t, s + 1 : end + 1] + self.held[s, s:end]
+        needed = self.ahead[t] + self.rerun[s, s + 1 : end + 1]
+        anyway = np.maximum(self.first_split[t, s + 1 : end + 1], self.first_held[s, s:end])
         for row in np.flatnonzero(needed > anyway):  # seldom: a forward pass needs more than any backward
             halves[row, : needed[row]] = np.inf
         return halves
@@ -95,19 +100,21 @@ class Tables:
         """Slots: the least room for keeping s by `option`; what it keeps; its output, if that is apart."""
         kept = self._slots_of(option.resident_bytes)
         apart = 0 if option.keeps_output else int(self.output[s])
-        forward = int(self.gradient[t]) + kept + apart + self._slots_of(option.forward_bytes)
+        forward = int(self.ahead[t]) + kept + apart + self._slots_of(option.forward_bytes)
         forward += int(self.output[s - 1]) if loose else 0
-        backward = int(self.gradient[s] + self.gradient[s - 1]) + kept + self._slots_of(option.backward_bytes)
+        backward = int(self.ahead[s] + self.gradient[s - 1]) + kept + self._slots_of(option.backward_bytes)
+        backward += self.left[s]
         return max(forward, backward), kept, apart
 
     def decide(self, stretch: Stretch) -> Keep | Split:
         """The fastest decision for a stretch."""
         s, t, room = stretch.first, stretch.last, stretch.room
         seconds, decision = min(self._choices(stretch), key=lambda choice: choice[0])
-        if stretch.loose or s == t:
+        end = min(t, self.furthest[s])
+        if stretch.loose or s >= end:
             return decision
-        halves = self.split[t, s + 1 : t + 1, room] + self.held[s, s:t, room]
-        halves[self.gradient[t] + self.rerun[s, s + 1 : t + 1] > room] = np.inf
+        halves = self.split[t, s + 1 : end + 1, room] + self.held[s, s:end, room]
+        halves[self.ahead[t] + self.rerun[s, s + 1 : end + 1] > room] = np.inf
         j = s + 1 + int(halves.argmin())
         if halves[j - s - 1] - self.before[s] >= seconds:
             return decision

@@ -1,0 +1,150 @@
+"""Plans for PyTorch: any `nn.Module` is traced, priced part by part, and made to fit a byte budget.
+
+Planning works on a copy without data: the model, its random streams, its statistics and its modes are not touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from pytorch_models.planning.carry_out import apply_plan, planned_root, remove_plan
+from pytorch_models.planning.fingerprint import fingerprint_of
+from pytorch_models.planning.graph import Pricing, cost_graph
+from pytorch_models.planning.parts import find_parts
+from pytorch_models.planning.rounds import Search, within_budget
+from pytorch_models.planning.settings import set_policy
+from pytorch_models.planning.step import Loss, as_call, default_loss, step_bytes
+from pytorch_models.planning.timeline import timeline_of
+from pytorch_models.planning.trace import fake_copy, tensors_in, trace
+from zoo.choices import unknown
+from zoo.planner import Plan, parse_budget
+from zoo.planner.kinds import KEEP, KINDS, check_allowed, kinds_for
+from zoo.planner.study import PlanStudy, Timeline, frontier_of, points_of_methods
+
+__all__ = ["apply_plan", "make_plan", "remove_plan", "study_plan"]
+
+Result = TypeVar("Result")
+
+TIMES = ("measured", "counted")
+OBJECTIVES = ("time", "memory")
+
+
+def make_plan(
+    model: nn.Module,
+    batch: Any,
+    *,
+    budget: int | float | str,
+    allow: str | Iterable[str] = ("recompute",),
+    max_noise: float | None = None,
+    objective: str = "time",
+    loss: Callable[[Any], Tensor] | None = None,
+    times: str = "measured",
+) -> Plan:
+    """The plan of a model under a budget; see `zoo.plan`.
+
+    Args:
+        batch: a tensor, a tuple of arguments, a mapping of keywords, or a shape with the batch first.
+        loss: of what the model gives; by default cross-entropy of (N, classes), else a mean square.
+        times: "measured" runs each kind of part for a moment; "counted" adds up operations and bytes.
+
+    Raises:
+        InfeasibleBudgetError: the budget is too small; states the smallest.
+        TypeError, ValueError: as `zoo.plan`.
+    """
+    asked = Asked(model, batch, budget, _checked(model, budget, allow, objective, times), max_noise, loss, times)
+    with _prepared(asked) as (search, _):
+        return within_budget(search, search.words["budget_bytes"], smallest=objective == "memory")
+
+
+def study_plan(
+    model: nn.Module,
+    batch: Any,
+    *,
+    budget: int | float | str,
+    allow: str | Iterable[str] = ("recompute",),
+    max_noise: float | None = None,
+    loss: Callable[[Any], Tensor] | None = None,
+    times: str = "measured",
+) -> PlanStudy:
+    """`make_plan`, with what is drawn beside a plan."""
+    asked = Asked(model, batch, budget, _checked(model, budget, allow, "time", times), max_noise, loss, times)
+    with _prepared(asked) as (search, timeline):
+        plan = within_budget(search, search.words["budget_bytes"])
+        timelines = {"plain": timeline(None), "plan": timeline(plan)}
+        return PlanStudy(plan, frontier_of(search.graph), points_of_methods(search.graph), timelines)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a plan is asked for with; see `make_plan`."""
+
+    model: nn.Module
+    batch: Any
+    budget: int | float | str
+    allowed: tuple[str, ...]
+    max_noise: float | None
+    loss: Loss | None
+    times: str
+
+
+@contextlib.contextmanager
+def _prepared(asked: Asked) -> Iterator[tuple[Search, Callable[[Plan | None], Timeline]]]:
+    """The model traced and priced on a copy without data, which lives as long as the context."""
+    model, loss = asked.model, asked.loss or default_loss
+    args, kwargs = as_call(model, asked.batch)
+    shape = next((tuple(tensor.shape) for tensor in tensors_in((args, kwargs))), ())
+    with fake_copy(model, (args, kwargs)) as (copied, (args, kwargs)):
+        set_policy(copied, KINDS[KEEP])
+        args, kwargs = tree_map_only(Tensor, _with_storage, (args, kwargs))
+        plain_peak, _ = step_bytes(copied, args, kwargs, loss)
+        limit = parse_budget(asked.budget, plain_peak)
+        found = trace(copied, lambda: loss(copied(*args, **kwargs)))
+        timed = model if asked.times == "measured" else None
+        pricing = Pricing(copied, timed, kinds_for(asked.allowed), shape[0] if shape else 1, {})
+        graph = cost_graph(found, find_parts(found), pricing, loss, "recompute" in asked.allowed)
+        words = {"framework": "torch", "model": type(model).__name__, "fingerprint": fingerprint_of(model)}
+        words |= {"input_shape": shape, "budget_bytes": limit, "plain_peak_bytes": plain_peak}
+        measure = partial(_with_plan, copied, lambda: step_bytes(copied, args, kwargs, loss))
+        timeline = partial(_with_plan, copied, lambda: timeline_of(copied, args, kwargs, loss))
+        yield Search(graph, measure, words, asked.max_noise), timeline
+
+
+def _with_storage(tensor: Tensor) -> Tensor:
+    """A tensor that was expanded from one value, as one with values of its own."""
+    return tensor.contiguous() if 0 in tensor.stride() else tensor
+
+
+def _with_plan(copied: nn.Module, what: Callable[[], Result], plan: Plan | None) -> Result:
+    """What happens in a model with a plan applied; None = in the model as it is."""
+    if plan is None:
+        return what()
+    apply_plan(plan, copied)
+    try:
+        return what()
+    finally:
+        remove_plan(plan, copied)
+
+
+def _checked(model: Any, budget: Any, allow: Any, objective: str, times: str) -> tuple[str, ...]:
+    """The checks that need no work."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"plan: model must be a torch.nn.Module, not a {type(model).__name__}")
+    if planned_root(model) is not None:
+        raise ValueError("plan: this model has a plan already: remove it first, with plan.remove(model)")
+    parse_budget(budget, 2**60)
+    allowed = check_allowed(allow)
+    for name, value, valid in (("objective", objective, OBJECTIVES), ("times", times, TIMES)):
+        if value not in valid:
+            raise ValueError(f"plan: {unknown(name, value, valid)}")
+    if "swap" in allowed:
+        raise ValueError(
+            "plan: 'swap' moves what is kept from a GPU to host memory; plans cannot do that yet: leave it out of allow"
+        )
+    return allowed

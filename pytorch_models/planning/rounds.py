@@ -1,0 +1,117 @@
+"""Predict, replay, measure, tighten: from a cost graph to a plan whose measured peak is within the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from zoo.planner import (
+    ChainSolver,
+    CostGraph,
+    InfeasibleBudgetError,
+    Plan,
+    PlannedPart,
+    Schedule,
+    nested_steps,
+    noise_of,
+    runs_of,
+    solve_quietly,
+)
+from zoo.planner.steps import operations_of
+
+HASTE = (1.25, 2.0, 1.0)  # of three rounds: by how many times what was too much the next target is lower
+NEAR = 0.01  # of the budget: a plan that leaves no more unused is not loosened
+
+
+@dataclass
+class Search:
+    """A cost graph, and how plans on it are measured.
+
+    Args:
+        measure: a plan -> peak and saved bytes of a step with it.
+        words: the fields of a plan that do not depend on the schedule.
+    """
+
+    graph: CostGraph
+    measure: Callable[[Plan], tuple[int, int]]
+    words: Mapping[str, Any]
+    max_noise: float | None = None
+
+    @cached_property
+    def solver(self) -> ChainSolver:
+        """Tables of the graph, made once."""
+        return ChainSolver(self.graph)
+
+    def schedule(self, target_bytes: int) -> Schedule:
+        """The fastest schedule within a target, and the noise that is allowed."""
+        if self.max_noise is None:
+            return self.solver.solve(target_bytes)
+        return solve_quietly(self.graph, target_bytes, self.max_noise)
+
+    def smallest_bytes(self) -> int:
+        """The lowest peak that is predicted for any schedule."""
+        try:
+            self.schedule(0)
+        except InfeasibleBudgetError as error:
+            return error.smallest_bytes
+        return 0
+
+    def plan(self, schedule: Schedule) -> Plan:
+        """A schedule as a plan, measured."""
+        steps, options = nested_steps(schedule.operations), schedule.options()
+        runs = runs_of(steps)
+        parts = []
+        for index, part in enumerate(self.graph.parts):
+            chosen, rerun = part.options[options[index]], part.rerun.forward_seconds
+            seconds = chosen.forward_seconds + chosen.backward_seconds + (runs[index] - 1) * rerun
+            kept = chosen.resident_bytes if runs[index] == 1 else 0
+            parts.append(
+                PlannedPart(part.name, chosen.kind, runs[index], part.options[0].resident_bytes, kept, seconds)
+            )
+        plain = sum(part.options[0].forward_seconds + part.options[0].backward_seconds for part in self.graph.parts)
+        unmeasured = Plan(
+            **self.words,
+            parts=tuple(parts),
+            steps=steps,
+            predicted_peak_bytes=schedule.peak_bytes,
+            predicted_seconds=schedule.seconds,
+            peak_bytes=0,
+            saved_bytes=0,
+            plain_seconds=plain,
+            noise=noise_of(self.graph, schedule),
+        )
+        peak, saved = self.measure(unmeasured)
+        return Plan(**{**vars(unmeasured), "peak_bytes": peak, "saved_bytes": saved})
+
+
+def within_budget(search: Search, budget_bytes: int, smallest: bool = False) -> Plan:
+    """The fastest plan that is measured to fit, or with `smallest` the one that needs least.
+
+    Raises:
+        InfeasibleBudgetError: none fits; states the peak of the smallest, as measured.
+    """
+    best: Plan | None = None
+    target = search.smallest_bytes() if smallest else budget_bytes
+    if budget_bytes >= search.words["plain_peak_bytes"]:  # then the plain model is not to be refused for its prediction
+        everything = Schedule.of(search.graph, operations_of(tuple(range(len(search.graph.parts))), search.graph))
+        target = max(target, everything.peak_bytes)
+    for haste in (1.0,) if smallest else HASTE:
+        try:
+            schedule = search.schedule(target)
+        except InfeasibleBudgetError:
+            break
+        found = search.plan(schedule)
+        if found.peak_bytes <= budget_bytes and (best is None or found.predicted_seconds < best.predicted_seconds):
+            best = found
+        gap = budget_bytes - found.peak_bytes
+        target = target + gap if gap > 0 else min(target, schedule.peak_bytes) + int(haste * gap)
+        if 0 <= gap <= NEAR * budget_bytes or (schedule.seconds <= search.solver.fastest.seconds and gap >= 0):
+            break
+    if best is None:
+        least = search.plan(search.schedule(search.smallest_bytes()))
+        if least.peak_bytes > budget_bytes:
+            raise InfeasibleBudgetError(budget_bytes, least.peak_bytes)
+        best = least
+    return best

@@ -1,0 +1,171 @@
+"""A plan: what was decided for a model under a budget, part by part, with what it should cost; knows no framework."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo import frameworks
+from zoo.atomic_write import atomic_write
+from zoo.planner.steps import Steps, parts_of
+from zoo.report import MIB, format_table
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class PlannedPart:
+    """One part of a model, and what was decided for it.
+
+    Args:
+        name: the module's, or what lies between two of them.
+        choice: the option's kind: "keep", "efficient", "4 bits".
+        runs: how often its forward runs in a training step; 1 = nothing is computed again.
+        plain_bytes, kept_bytes: what it keeps for its backward pass, its input not counted; by "keep", and as chosen.
+        seconds: forward runs and backward.
+    """
+
+    name: str
+    choice: str
+    runs: int
+    plain_bytes: int
+    kept_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What each part of a model keeps, recomputes or compresses, so that a training step fits a budget.
+
+    Bytes are those of one step (activations, gradients, scratch): parameters, buffers and inputs are not in them.
+
+    Args:
+        framework: for which it was made.
+        model: the model in words.
+        fingerprint: of the architecture; a plan is refused by another one.
+        input_shape: of the batch it was made for.
+        parts: in the order they run.
+        steps: the forward pass as numbers of parts; see `zoo.planner.steps`.
+        budget_bytes: what was asked for.
+        predicted_peak_bytes, predicted_seconds: of a step, by replaying the schedule on the cost graph.
+        peak_bytes: measured with the plan applied; at most the budget.
+        saved_bytes: measured at the end of the forward pass.
+        plain_peak_bytes, plain_seconds: the same model with every part as it is.
+        noise: variance of what compressed parts round, over the variance of all that is kept; 0 = exact.
+
+    Example:
+        >>> part = PlannedPart("layer1", "keep", 2, 2**20, 2**20, 0.5)
+        >>> peaks = {"budget_bytes": 2**21, "predicted_peak_bytes": 2**20, "peak_bytes": 2**20, "saved_bytes": 0}
+        >>> plain = {"plain_peak_bytes": 2**22, "plain_seconds": 0.4}
+        >>> made = {"framework": "torch", "model": "a net", "fingerprint": "f00d", "input_shape": (8, 3)}
+        >>> plan = Plan(**made, parts=(part,), steps=((0,),), **peaks, **plain, predicted_seconds=0.5, noise=0.0)
+        >>> print(plan.table().splitlines()[-1].split()[:4])
+        ['layer1', 'keep', '2', '1.0']
+    """
+
+    framework: str
+    model: str
+    fingerprint: str
+    input_shape: tuple[int, ...]
+    parts: tuple[PlannedPart, ...]
+    steps: Steps
+    budget_bytes: int
+    predicted_peak_bytes: int
+    predicted_seconds: float
+    peak_bytes: int
+    saved_bytes: int
+    plain_peak_bytes: int
+    plain_seconds: float
+    noise: float
+
+    def __post_init__(self) -> None:
+        if parts_of(self.steps) != list(range(len(self.parts))):
+            raise ValueError("a plan's steps must name every part once, in order")
+
+    def apply(self, model: Any) -> Any:
+        """Carry the plan out in a model; returns the model. `remove` undoes it.
+
+        Raises:
+            ValueError: the model is another than the plan was made for, or has a plan already.
+        """
+        return frameworks.load(self.framework).apply_plan(self, model)
+
+    def remove(self, model: Any) -> Any:
+        """Give a model back what it kept before `apply`; returns the model. Without this plan, it does nothing."""
+        return frameworks.load(self.framework).remove_plan(self, model)
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON, in one step."""
+        path = Path(path).expanduser()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            text = json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1)
+            file.write(text.encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: it holds no plan, or one of another version.
+        """
+        try:
+            found = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} holds no plan: {error}") from None
+        try:
+            return cls._read(found)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{path} holds no plan: {error!r}; make it again with zoo.plan(...).save(path)") from None
+
+    @classmethod
+    def _read(cls, found: Mapping[str, Any]) -> Plan:
+        version = found["format"]
+        if version != FORMAT:
+            raise ValueError(f"format {version}, needed is {FORMAT}")
+        fields = {field.name: found[field.name] for field in dataclasses.fields(cls)}
+        fields["parts"] = tuple(PlannedPart(**part) for part in fields["parts"])
+        fields["steps"] = _tuples(fields["steps"])
+        fields["input_shape"] = tuple(fields["input_shape"])
+        return cls(**fields)
+
+    def summary(self) -> str:
+        """What it costs and what it saves, in three lines."""
+        shape = " x ".join(str(size) for size in self.input_shape)
+        share = f" ({self.peak_bytes / self.plain_peak_bytes:.0%} of plain)" if self.plain_peak_bytes else ""
+        slower = f", {self.predicted_seconds / self.plain_seconds:.2f}x of plain" if self.plain_seconds else ""
+        exact = "exact" if not self.noise else f"compressed, noise {self.noise:.2g} of the kept values' variance"
+        return (
+            f"{self.model}, input {shape}: {exact}\n"
+            f"peak {self.peak_bytes / MIB:.1f} MiB{share} of a budget of {self.budget_bytes / MIB:.1f} MiB, predicted "
+            f"{self.predicted_peak_bytes / MIB:.1f}; plain {self.plain_peak_bytes / MIB:.1f} MiB\n"
+            f"step {self.predicted_seconds:.3g} s predicted{slower}"
+        )
+
+    def table(self) -> str:
+        """A line for every part."""
+        rows = [
+            (
+                part.name,
+                part.choice,
+                str(part.runs),
+                f"{part.plain_bytes / MIB:.1f}",
+                f"{part.kept_bytes / MIB:.1f}",
+                f"{part.seconds:.4f}",
+            )
+            for part in self.parts
+        ]
+        heads = ("part", "choice", "forward runs", "plain MiB", "kept MiB", "seconds")
+        return "\n".join(format_table(heads, rows, left={0, 1}))
+
+    def __str__(self) -> str:
+        return f"{self.summary()}\n\n{self.table()}"
+
+
+def _tuples(steps: Any) -> Any:
+    return tuple(_tuples(step) for step in steps) if isinstance(steps, list) else steps

@@ -1,0 +1,156 @@
+"""The doors to the planner: a plan for a model, a model made with one, and the largest batch that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from zoo import frameworks
+from zoo.measuring import image_shape_for
+
+if TYPE_CHECKING:
+    from zoo.planner import Plan
+
+MOST_TRIES = 12
+BATCH = 64
+
+
+def plan(
+    model: Any,
+    batch: Any = BATCH,
+    *,
+    budget: int | float | str,
+    allow: str | Iterable[str] = ("recompute",),
+    max_noise: float | None = None,
+    objective: str = "time",
+    loss: Callable[[Any], Any] | None = None,
+    times: str = "measured",
+    framework: str = "torch",
+) -> Plan:
+    """What each part of a model should keep, recompute or compress so that a training step fits a byte budget.
+
+    The plan's peak is measured (without computing anything) before it is given: it is never above the budget. Bytes
+    are a step's own: activations, gradients and scratch; parameters, buffers, inputs and the optimiser's state are not
+    in them. The model is not changed; `plan.apply(model)` carries the plan out, `plan.remove(model)` undoes that.
+
+    Args:
+        model: any model of the framework; its memory flags, if it is the zoo's, give way to the plan.
+        batch: a tensor, a tuple of the model's arguments, a mapping of keywords, a shape with the batch first, or, for
+            a model of the zoo, the number of samples.
+        budget: bytes, text such as "2GiB" or "512MB", or a fraction, of what the plain model's step needs.
+        allow: out of "recompute" (exact) and "compress" (lossy, unbiased weight gradients).
+        max_noise: the most noise, as a share of the kept values' variance; None = any that "compress" brings.
+        objective: "time", the fastest within the budget; or "memory", the one that needs least.
+        loss: of what the model gives; by default cross-entropy of (N, classes) scores, else a mean square.
+        times: "measured", each kind of part is run for a moment; or "counted", by operations and bytes: the same plan
+            on every machine.
+        framework: the model's.
+
+    Raises:
+        zoo.planner.InfeasibleBudgetError: no plan fits; states the smallest budget that one does.
+        TypeError: something that is no model, batch or budget.
+        ValueError: a budget or word that means nothing; a model that decides by values what it computes, naming the
+            module; a framework without plans.
+
+    Example:
+        >>> import zoo
+        >>> model = zoo.create_model("resnet20")
+        >>> plan = zoo.plan(model, 8, budget=0.6, times="counted")
+        >>> plan.peak_bytes <= plan.budget_bytes < plan.plain_peak_bytes
+        True
+    """
+    package = _package(framework)
+    asked = {"allow": allow, "max_noise": max_noise, "objective": objective, "loss": loss, "times": times}
+    found: Plan = package.make_plan(model, _batch(model, batch), budget=budget, **asked)
+    return found
+
+
+def max_batch(
+    model: Any,
+    input_shape: Sequence[int],
+    budget: int | str,
+    *,
+    allow: str | Iterable[str] = ("recompute",),
+    loss: Callable[[Any], Any] | None = None,
+    framework: str = "torch",
+) -> int:
+    """The largest batch whose training step fits a budget, with the plan that needs least; 0 = not even one of two.
+
+    Bytes grow almost linearly with the batch, so a few plans are enough; the answer's own plan was measured, and the
+    next larger batch's does not fit.
+
+    Args:
+        model, allow, loss, framework: as `plan`.
+        input_shape: of one sample, without the batch.
+        budget: bytes or text.
+
+    Raises:
+        TypeError, ValueError: as `plan`.
+
+    Example:
+        >>> import zoo
+        >>> 2 < zoo.max_batch(zoo.create_model("resnet20"), (3, 32, 32), "8MB") < 32
+        True
+    """
+    from zoo.planner import parse_budget
+
+    limit, package = parse_budget(budget), _package(framework)
+
+    def peak_of(samples: int) -> int:
+        asked = {"allow": allow, "objective": "memory", "times": "counted", "loss": loss}
+        found: Plan = package.make_plan(model, (samples, *input_shape), budget=2**60, **asked)
+        return found.peak_bytes
+
+    fits, too_large = {2: peak_of(2)}, 0
+    if fits[2] > limit:
+        return 0
+    guess = 4
+    for _ in range(MOST_TRIES):
+        peak = peak_of(guess)
+        if peak <= limit:
+            fits[guess] = peak
+        else:
+            too_large = guess if not too_large else min(too_large, guess)
+        best = max(fits)
+        if too_large == best + 1:
+            break
+        guess = _next_guess(fits, {guess: peak}, best, limit, too_large)
+    return max(fits)
+
+
+def _next_guess(fits: dict[int, int], last: dict[int, int], best: int, limit: int, too_large: int) -> int:
+    """Where a straight line through two measured batches meets the budget, between what fits and what does not."""
+    known = {**fits, **last}
+    low, high = min(known), max(known)
+    slope = max((known[high] - known[low]) / max(high - low, 1), 1.0)
+    guess = best + int((limit - fits[best]) / slope)
+    guess = max(guess, best + 1)
+    return min(guess, too_large - 1) if too_large else guess
+
+
+def planned_model(framework: str, model: Any, budget: int | float | str, batch_size: int) -> Any:
+    """The model with the plan for a batch applied to it.
+
+    Raises:
+        As `plan`.
+    """
+    return plan(model, batch_size, budget=budget, framework=framework).apply(model)
+
+
+def _package(framework: str) -> ModuleType:
+    package = frameworks.load(framework)
+    if not hasattr(package, "make_plan"):
+        raise ValueError(f"plan: {framework} carries no plans out yet: torch does")
+    return package
+
+
+def _batch(model: Any, batch: Any) -> Any:
+    if isinstance(batch, bool) or not isinstance(batch, int):
+        return batch
+    if batch < 1:
+        raise ValueError(f"plan: batch must be at least 1, not {batch}")
+    if getattr(model, "spec", None) is None:
+        kind = type(model).__name__
+        raise TypeError(f"plan: how large one sample of a {kind} is, is not known: give a batch or its shape")
+    return image_shape_for(model, None, batch)
