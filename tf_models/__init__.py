@@ -9,6 +9,7 @@ from typing import Any
 
 from tf_models.densenet import DenseNet
 from tf_models.devices import check_device, is_out_of_memory, set_seed
+from tf_models.lstm import LSTM
 from tf_models.measure import measure_step
 from tf_models.mobilenet_v2 import MobileNetV2
 from tf_models.resnet import ResNet
@@ -16,11 +17,13 @@ from tf_models.training import train
 from tf_models.weights import load_weights, save_weights
 from tf_models.zoo_model import ZooModel
 from zoo.densenet import DenseNetConfig
+from zoo.lstm import LSTMConfig
 from zoo.mobilenet_v2 import MobileNetV2Config
 from zoo.policy import MemoryPolicy
 from zoo.resnet import ResNetConfig
 
 __all__ = [
+    "LSTM",
     "DenseNet",
     "MobileNetV2",
     "ResNet",
@@ -35,7 +38,7 @@ __all__ = [
 ]
 
 MODELS: Mapping[type, type[ZooModel]] = MappingProxyType(
-    {DenseNetConfig: DenseNet, MobileNetV2Config: MobileNetV2, ResNetConfig: ResNet}
+    {DenseNetConfig: DenseNet, LSTMConfig: LSTM, MobileNetV2Config: MobileNetV2, ResNetConfig: ResNet}
 )
 
 

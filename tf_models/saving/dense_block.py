@@ -18,7 +18,7 @@ from tf_models.norms import (
     unflatten_statistics,
 )
 from tf_models.operators import Convolution, channel_axis, convolution_gradients, convolve
-from tf_models.saving.tied import tied, with_gradient, zero_after
+from tf_models.saving.tied import added_now, tied, with_gradient, zero_after
 from tf_models.tensorflow_names import tf
 
 
@@ -168,7 +168,7 @@ class _BlockBackward:
             of_new = _channels(gradient, start, self._new_channels(place), self.run.axis)
             rest = _channels(gradient, 0, start, self.run.axis)
             of_features, of_parameters = self._layer(place, start, self.run._drop(of_new, place))
-            gradient = rest + of_features
+            gradient = added_now(rest, of_features)
             parameters.insert(0, of_parameters)
         return [gradient, *(one for part in parameters for one in part)]
 

@@ -13,22 +13,34 @@ from typing import Any
 from tf_models.tensorflow_names import tf
 
 
-def zero_after(gradient: Any) -> Any:
-    """An int32 0 that is known only once `gradient`, which has at least one element, is.
+def zero_after(*gradients: Any) -> Any:
+    """An int32 0 that is known only once all `gradients`, which have at least one element each, are.
 
     No float is above infinity, and no compiler knows what it is told here.
 
     Example:
-        >>> int(zero_after(tf.constant([float("nan"), 1.0])))
+        >>> int(zero_after(tf.constant([float("nan"), 1.0]), tf.constant(2.0)))
         0
     """
-    first = tf.reshape(gradient, [-1])[0]
-    return tf.cast(first > tf.constant(float("inf"), first.dtype), tf.int32)
+    zeros = []
+    for gradient in gradients:
+        first = tf.reshape(gradient, [-1])[0]
+        zeros.append(tf.cast(first > tf.constant(float("inf"), first.dtype), tf.int32))
+    return zeros[0] if len(zeros) == 1 else tf.add_n(zeros)
 
 
 def tied(value: Any, zero: Any) -> Any:
     """The same value, known only once `zero` is."""
     return value + tf.cast(zero, value.dtype)
+
+
+def added_now(total: Any, part: Any) -> Any:
+    """total + part, added where it stands.
+
+    XLA would put off a sum of which only some channels are needed next, and keep every part of it until then. It does
+    not look into a branch whose condition only the data decide.
+    """
+    return tf.cond(zero_after(part) == 0, lambda: total + part, lambda: total)
 
 
 def with_gradient(
