@@ -53,7 +53,7 @@ def measure_step(
 
     Raises:
         TypeError: not one of this package's models.
-        ValueError: a shape that is no batch, or another mode.
+        ValueError: a shape that is no batch, or one so small that TensorFlow tells nothing; another mode.
 
     Example:
         >>> from tf_models import ResNet
@@ -79,6 +79,11 @@ def measure_step(
     finally:
         for variable, value in zip(model.non_trainable_variables, kept, strict=True):
             variable.assign(value)
+    if not found.peak_bytes:
+        raise ValueError(
+            f"measure_step: no tensor of a step with input {shape} has 256 KiB, and TensorFlow tells of no smaller one "
+            "on a CPU: give a larger batch, or mode='xla'"
+        )
     held = found.held_bytes if mode != "xla" else found.largest_bytes
     return MemoryReport(
         model=type(model).__name__,

@@ -55,3 +55,70 @@ def make_step(model: ZooModel, mode: str) -> Callable[[Any, Any], tuple[Any, Any
         step, jit_compile=mode == "xla", autograph=False, reduce_retracing=False
     )
     return function
+
+
+class StepRunner:
+    """Trains and evaluates a model batch by batch; a batch of another size makes another graph.
+
+    Args:
+        model: its variables are trained in place.
+        momentum: Nesterov's, in [0, 1).
+        decay: of weights, on every parameter.
+    """
+
+    def __init__(self, model: ZooModel, momentum: float, decay: float) -> None:
+        self.model, self.momentum, self.decay = model, momentum, decay
+        self.velocities = [tf.Variable(tf.zeros_like(one)) for one in model.trainable_variables]
+        self._gradients = make_step(model, "eager")
+        self._train = tf.function(self._update, autograph=False)
+        self._evaluate = tf.function(self._scores, autograph=False)
+
+    def seed(self, seed: int) -> None:
+        """What dropout draws from in the next step."""
+        seeds = getattr(self.model, "dropout_seeds", None)
+        if seeds is not None:
+            seeds.state.assign(np.random.SeedSequence(seed).generate_state(2))
+
+    def train(self, inputs: np.ndarray, labels: np.ndarray, learning_rate: float) -> tuple[float, int]:
+        """One optimiser step; the sum of the losses, and how many answers are right."""
+        rate = tf.constant(learning_rate, tf.float32)
+        loss, right = self._train(tf.constant(shaped_input(self.model, inputs)), tf.constant(labels), rate)
+        return float(loss), int(right)
+
+    def evaluate(self, inputs: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
+        """As `train`, with the running statistics, and nothing is trained."""
+        loss, right = self._evaluate(tf.constant(shaped_input(self.model, inputs)), tf.constant(labels))
+        return float(loss), int(right)
+
+    def _update(self, inputs: Any, labels: Any, learning_rate: Any) -> tuple[Any, Any]:
+        loss, right, gradients = self._gradients(inputs, labels)
+        for weight, velocity, gradient in zip(self.model.trainable_variables, self.velocities, gradients, strict=True):
+            gradient = tf.convert_to_tensor(gradient) + self.decay * weight.value
+            velocity.assign(self.momentum * velocity + gradient)
+            weight.assign_sub(tf.cast(learning_rate, gradient.dtype) * (gradient + self.momentum * velocity))
+        return loss, right
+
+    def _scores(self, inputs: Any, labels: Any) -> tuple[Any, Any]:
+        return loss_and_right(self.model(inputs, training=False), labels)
+
+    def state_bytes(self) -> int:
+        """Of variables and momentum."""
+        held = [*self.model.variables, *self.velocities]
+        return sum(int(np.prod(one.shape)) * tf.as_dtype(one.dtype).size for one in held)
+
+    def momentum_arrays(self) -> dict[str, np.ndarray]:
+        """Copies, by number."""
+        return {str(number): one.numpy() for number, one in enumerate(self.velocities)}
+
+    def set_momentum(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take over what `momentum_arrays` gave."""
+        for number, one in enumerate(self.velocities):
+            one.assign(arrays[str(number)])
+
+
+def in_mixed_precision(model: ZooModel, policy: str = "mixed_bfloat16") -> ZooModel:
+    """A model of the same weights that computes in 16 bits and keeps its variables in float32."""
+    made = type(model).from_config({**model.get_config(), "dtype": policy, "name": None})
+    for own, given in zip(made.variables, model.variables, strict=True):
+        own.assign(given)
+    return made
