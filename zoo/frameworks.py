@@ -38,6 +38,14 @@ class Framework:
 FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
     {
         "torch": Framework("torch", package="pytorch_models", module="torch", distribution="torch", extra="torch"),
+        "tensorflow": Framework(
+            "tensorflow",
+            package="tf_models",
+            module="tensorflow",
+            distribution="tensorflow-cpu" if sys.platform == "linux" else "tensorflow",
+            extra="tensorflow",
+            checkpoint_suffix=".npz",
+        ),
         "mxnet": Framework(
             "mxnet",
             package="mxnet_memonger",

@@ -1,0 +1,168 @@
+"""Memory and time of a training step in TensorFlow: bytes from its profiler, or from XLA's buffer assignment."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tf_models.allocations import Allocations, record
+from tf_models.devices import device_name, tensorflow_device
+from tf_models.step import END_OF_FORWARD, make_step, shaped_input
+from tf_models.tensorflow_names import tf
+from tf_models.zoo_model import ZooModel
+from zoo.choices import unknown
+from zoo.report import MemoryReport
+
+MODES = ("eager", "graph", "xla")
+MOST_PARTS = 6
+
+
+def measure_step(
+    model: ZooModel,
+    input_shape: Sequence[int],
+    *,
+    device: str = "cpu",
+    dtype: Any = np.float32,
+    repeats: int = 3,
+    execute: bool = True,
+    policy: str = "",
+    mode: str = "graph",
+) -> MemoryReport:
+    """Measure one training step (forward, cross-entropy, backward) of a zoo model on random inputs.
+
+    The model's variables end as they were. Bytes of different modes are counted differently: compare none with another.
+
+    Args:
+        model: one of this package's.
+        input_shape: of one batch as zoo counts, batch first: images (N, C, H, W) whatever the model's data_format.
+        dtype: of the images; the model's own dtype policy decides what it computes in.
+        repeats: timed steps after two that warm up; the median is reported. 0 = measure no time.
+        execute: False = nothing is computed: the step is compiled by XLA and its buffer assignment read.
+        policy: what to call this configuration in the report; by default the model's own policy.
+        mode: "eager"; "graph" (tf.function); "xla" (jit_compile=True). In eager and graph mode, bytes are those that
+            operators asked for, as the profiler tells; under XLA, those of its one temporary buffer and the results.
+
+    Returns:
+        A report. Peak bytes count the parameters' gradients; XLA tells what is saved only as part of its buffer: there
+        saved bytes are the buffer's.
+
+    Raises:
+        TypeError: not one of this package's models.
+        ValueError: a shape that is no batch, or one so small that TensorFlow tells nothing; another mode.
+
+    Example:
+        >>> from tf_models import ResNet
+        >>> report = measure_step(ResNet(layers=(1, 1), width=16), (32, 3, 32, 32), repeats=0)
+        >>> report.peak_bytes > report.saved_bytes > 0
+        True
+    """
+    shape = _checked(model, input_shape, repeats, mode)
+    if not execute:
+        mode = "xla"
+    place = tensorflow_device(device)
+    kept = [variable.numpy() for variable in model.non_trainable_variables]
+    try:
+        with tf.device(place):
+            inputs, labels = _random_batch(model, shape, dtype)
+            step = make_step(model, mode)
+
+            def run() -> Any:
+                return step(inputs, labels)
+
+            found = _recorded(run, mode) if execute else assigned_by_xla(step, inputs, labels)
+            seconds = _seconds(run, repeats) if execute and repeats else None
+    finally:
+        for variable, value in zip(model.non_trainable_variables, kept, strict=True):
+            variable.assign(value)
+    if not found.peak_bytes:
+        raise ValueError(
+            f"measure_step: no tensor of a step with input {shape} has 256 KiB, and TensorFlow tells of no smaller one "
+            "on a CPU: give a larger batch, or mode='xla'"
+        )
+    held = found.held_bytes if mode != "xla" else found.largest_bytes
+    return MemoryReport(
+        model=type(model).__name__,
+        policy=policy or str(model.policy),
+        input_shape=shape,
+        dtype=str(model.compute_dtype),
+        device=device_name(place),
+        saved_bytes=held or 0,
+        peak_bytes=found.peak_bytes,
+        parts=_parts(found.at_peak),
+        model_bytes=sum(int(np.prod(one.shape)) * np.dtype(one.dtype).itemsize for one in model.variables),
+        step_seconds=seconds,
+        ran_on=f"TensorFlow, {mode}",
+    )
+
+
+def _checked(model: Any, input_shape: Sequence[int], repeats: int, mode: str) -> tuple[int, ...]:
+    if not isinstance(model, ZooModel):
+        raise TypeError(f"measure_step: a model of tf_models is needed, not {type(model).__name__}")
+    if mode not in MODES:
+        raise ValueError(f"measure_step: {unknown('mode', mode, MODES)}")
+    shape = tuple(int(size) for size in input_shape)
+    if len(shape) < 2 or min(shape) < 1:
+        raise ValueError(f"input_shape must be positive sizes with the batch first, not {input_shape!r}")
+    if repeats < 0:
+        raise ValueError(f"repeats must be 0 or more, not {repeats}")
+    return shape
+
+
+def _random_batch(model: ZooModel, shape: tuple[int, ...], dtype: Any) -> tuple[Any, Any]:
+    draw = np.random.default_rng(0)
+    if getattr(model.spec, "is_language_model", False):
+        tokens = draw.integers(0, model.spec.num_classes, shape, dtype=np.int64)
+        return tf.constant(tokens), tf.constant(tokens)
+    images = draw.standard_normal(shape, dtype=np.float32).astype(np.dtype(dtype).name)
+    return tf.constant(shaped_input(model, images)), tf.zeros(shape[:1], tf.int64)
+
+
+def _recorded(run: Callable[[], Any], mode: str) -> Allocations:
+    for _ in range(1 if mode == "xla" else 2):  # the first one makes the graph, the second one lays out constants
+        run()
+    return record(run, END_OF_FORWARD)
+
+
+def _seconds(run: Callable[[], Any], repeats: int) -> float:
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        loss, _, _ = run()
+        loss.numpy()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def _parts(at_peak: Mapping[str, int]) -> dict[str, int]:
+    """What was held at the peak, by the kind of operator that had made it."""
+    kinds: dict[str, int] = {}
+    for operator, size in at_peak.items():
+        kind = re.sub(r"(_\d+)+$", "", operator.rpartition("/")[2]) or "unnamed"
+        kinds[kind] = kinds.get(kind, 0) + size
+    largest = sorted(kinds, key=kinds.__getitem__, reverse=True)
+    parts = {f"made by {kind}": kinds[kind] for kind in largest[:MOST_PARTS]}
+    rest = sum(kinds[kind] for kind in largest[MOST_PARTS:])
+    return parts | ({"made by others": rest} if rest else {})
+
+
+def assigned_by_xla(step: Any, *arguments: Any) -> Allocations:
+    """What XLA's buffer assignment gives a function of `jit_compile=True`, without running it.
+
+    Raises:
+        RuntimeError: this TensorFlow does not tell it.
+    """
+    from tensorflow.compiler.xla.service import hlo_pb2
+
+    proto = hlo_pb2.HloProto()
+    proto.ParseFromString(step.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo_proto_serialized"))
+    buffers = proto.buffer_assignment.buffer_allocations
+    own = [one.size for one in buffers if not one.is_entry_computation_parameter and not one.is_constant]
+    if not own:
+        raise RuntimeError(f"TensorFlow {tf.__version__} does not tell XLA's buffer assignment: measure by running")
+    total = sum(own)
+    return Allocations(total, None, {"XLA's buffers": total}, max(own))

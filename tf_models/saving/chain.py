@@ -1,0 +1,190 @@
+"""Chains of norm, activation and convolution that keep one tensor a convolution, or less, for the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tf_models.norms import (
+    Norm,
+    Statistics,
+    flat_statistics,
+    norm_gradients,
+    normalise,
+    rebuild,
+    unflatten_statistics,
+)
+from tf_models.operators import (
+    Convolution,
+    activate,
+    activation_gradient,
+    bias_gradient,
+    convolution_gradients,
+    convolve,
+    max_pool,
+    max_pool_gradient,
+)
+from tf_models.saving.tied import tied, with_gradient, zero_after
+
+
+@dataclass(frozen=True)
+class Step:
+    """One norm, activation and convolution, or some of them.
+
+    Args:
+        norm: None = none; then there is no activation either.
+        activation: "relu", "relu6" or "".
+        convolution: None = none.
+        recomputes: the convolution's output is not kept but computed again.
+        pools: a 3x3 max pool ends the step instead of a convolution.
+    """
+
+    norm: Norm | None = None
+    activation: str = ""
+    convolution: Convolution | None = None
+    recomputes: bool = False
+    pools: bool = False
+
+
+@dataclass(frozen=True)
+class StepValues:
+    """The tensors of a step.
+
+    Args:
+        scale: gamma and beta of the norm, or ().
+        running: mean and variance of a norm that does not train.
+        weights: kernel and, perhaps, bias of the convolution, or ().
+    """
+
+    scale: tuple[Any, ...] = ()
+    running: tuple[Any, Any] | None = None
+    weights: tuple[Any, ...] = ()
+
+
+def chain(
+    inputs: Any, steps: Sequence[Step], values: Sequence[StepValues], shortcut: Any = None, activation: str = ""
+) -> tuple[Any, list[Statistics]]:
+    """Run steps one after the other; kept are their inputs alone, but for outputs that are computed again.
+
+    Exact: rebuilt from a step's input and its statistics is what the forward pass had.
+
+    Args:
+        inputs: images.
+        steps, values: what to run.
+        shortcut: is added to the last step's output; None = nothing.
+        activation: after that.
+
+    Returns:
+        The output, and the statistics of each norm, whose running ones are to be moved once.
+    """
+    run = _Chain(steps, [one.running for one in values], activation, shortcut is not None)
+    sources = [inputs, *(() if shortcut is None else (shortcut,))]
+    parameters = [tensor for one in values for tensor in (*one.scale, *one.weights)]
+    run.sizes = [(len(one.scale), len(one.weights)) for one in values]
+    output, *flat = with_gradient(run.forward, [*sources, *parameters])
+    return output, unflatten_statistics(flat)
+
+
+class _Chain:
+    """One call of `chain`."""
+
+    def __init__(
+        self, steps: Sequence[Step], running: Sequence[tuple[Any, Any] | None], activation: str, adds: bool
+    ) -> None:
+        self.steps, self.running, self.activation, self.adds = steps, running, activation, adds
+        self.sizes: list[tuple[int, int]] = []
+
+    def forward(self, *given: Any) -> tuple[list[Any], Any]:
+        """All tensors flat -> the output and the statistics flat, and the backward pass."""
+        inputs, shortcut = given[0], given[1] if self.adds else None
+        scales, weights = self._split(given[2 if self.adds else 1 :])
+        values, kept, found = inputs, [inputs], []
+        for place, step in enumerate(self.steps):
+            if step.norm is not None:
+                values, statistics = normalise(values, *scales[place], self.running[place], step.norm)
+                values = activate(values, step.activation)
+                found.append(statistics)
+            if step.convolution is not None:
+                values = _convolve(values, weights[place], step.convolution)
+            elif step.pools:
+                values = max_pool(values, step.norm.data_format)  # type: ignore[union-attr]
+            kept.append(None if step.recomputes else values)
+        output = activate(values if shortcut is None else values + shortcut, self.activation)
+        backward = _Backward(self, scales, weights, kept, found, output)
+        return [output, *flat_statistics(found)], backward
+
+    def _split(self, flat: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        scales, weights, place = [], [], 0
+        for scale, weight in self.sizes:
+            scales.append(tuple(flat[place : place + scale]))
+            weights.append(tuple(flat[place + scale : place + scale + weight]))
+            place += scale + weight
+        return scales, weights
+
+
+class _Backward:
+    """The backward pass of one call."""
+
+    def __init__(
+        self, run: _Chain, scales: list[Any], weights: list[Any], kept: list[Any], found: list[Statistics], output: Any
+    ) -> None:
+        self.run, self.steps, self.scales, self.weights, self.output = run, run.steps, scales, weights, output
+        self.inputs = kept[:-1]  # of each step
+        places = [place for place, step in enumerate(run.steps) if step.norm is not None]
+        self.statistics = dict(zip(places, found, strict=True))
+
+    def __call__(self, gradient: Any, *_: Any) -> list[Any]:
+        """The output's gradient -> those of all tensors, in the order they came."""
+        gradient = activation_gradient(gradient, self.output, self.run.activation)
+        of_shortcut = [gradient] if self.run.adds else []
+        activated: dict[int, Any] = {}
+        parameters: list[list[Any]] = [[] for _ in self.steps]
+        for place in reversed(range(len(self.steps))):
+            gradient, parameters[place] = self._step(place, gradient, activated)
+        return [gradient, *of_shortcut, *(one for part in parameters for one in part)]
+
+    def _step(self, place: int, gradient: Any, activated: dict[int, Any]) -> tuple[Any, list[Any]]:
+        step, zero = self.steps[place], zero_after(gradient)
+        values = self._input(place, zero, activated)
+        before = activated.pop(place) if place in activated else self._activate(place, values, zero)
+        of_weights: list[Any] = []
+        if step.convolution is not None:
+            how, weights = step.convolution, self.weights[place]
+            of_weights = [bias_gradient(gradient, how)] if len(weights) > 1 else []
+            gradient, of_kernel = convolution_gradients(before, weights[0], gradient, how)
+            of_weights.insert(0, of_kernel)
+        elif step.pools:
+            gradient = max_pool_gradient(before, self.output, gradient, step.norm.data_format)  # type: ignore[union-attr]
+        if step.norm is None:
+            return gradient, of_weights
+        gradient = activation_gradient(gradient, before, step.activation)
+        gradient, *of_scale = norm_gradients(
+            gradient, values, self.scales[place][0], self.statistics[place], step.norm
+        )
+        return gradient, [*of_scale, *of_weights]
+
+    def _input(self, place: int, zero: Any, activated: dict[int, Any]) -> Any:
+        """A step's input, kept or computed again; what was rebuilt for that is left in `activated`."""
+        if self.inputs[place] is not None:
+            return self.inputs[place]
+        before = place - 1
+        step, values = self.steps[before], self._input(before, zero, activated)
+        activated[before] = self._activate(before, values, zero)
+        weights = self.weights[before]
+        if step.norm is None:
+            weights = (tied(weights[0], zero), *weights[1:])
+        assert step.convolution is not None, "only a convolution's output is computed again"
+        return _convolve(activated[before], weights, step.convolution)
+
+    def _activate(self, place: int, values: Any, zero: Any) -> Any:
+        """What a step's convolution reads."""
+        step = self.steps[place]
+        if step.norm is None:
+            return values
+        gamma, beta = self.scales[place]
+        return activate(rebuild(values, tied(gamma, zero), beta, self.statistics[place], step.norm), step.activation)
+
+
+def _convolve(values: Any, weights: tuple[Any, ...], how: Convolution) -> Any:
+    return convolve(values, weights[0], weights[1] if len(weights) > 1 else None, how)

@@ -1,0 +1,77 @@
+"""Zeros that depend on a gradient, so that what is computed again is computed after it, and a second derivative refused.
+
+Without them grappler and XLA find that the backward pass computes what the forward pass has computed already, and keep
+that instead: nothing would be saved. A control dependency holds in graph mode alone; a data dependency holds under XLA
+as well. It is put on what is small: a norm's scale, a 1x1 kernel, the index where a slice starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tf_models.tensorflow_names import tf
+
+
+def zero_after(*gradients: Any) -> Any:
+    """An int32 0 that is known only once all `gradients`, which have at least one element each, are.
+
+    No float is above infinity, and no compiler knows what it is told here.
+
+    Example:
+        >>> int(zero_after(tf.constant([float("nan"), 1.0]), tf.constant(2.0)))
+        0
+    """
+    zeros = []
+    for gradient in gradients:
+        first = tf.reshape(gradient, [-1])[0]
+        zeros.append(tf.cast(first > tf.constant(float("inf"), first.dtype), tf.int32))
+    return zeros[0] if len(zeros) == 1 else tf.add_n(zeros)
+
+
+def tied(value: Any, zero: Any) -> Any:
+    """The same value, known only once `zero` is."""
+    return value + tf.cast(zero, value.dtype)
+
+
+def added_now(total: Any, part: Any) -> Any:
+    """total + part, added where it stands.
+
+    XLA would put off a sum of which only some channels are needed next, and keep every part of it until then. It does
+    not look into a branch whose condition only the data decide.
+    """
+    return tf.cond(zero_after(part) == 0, lambda: total + part, lambda: total)
+
+
+def with_gradient(
+    forward: Callable[..., tuple[Sequence[Any], Callable[..., Sequence[Any]]]], arguments: Sequence[Any]
+) -> list[Any]:
+    """Run `forward(*arguments)`, which gives its outputs and what makes the arguments' gradients of the outputs'.
+
+    A second derivative is refused: the backward pass reads what it kept behind TensorFlow's back.
+
+    Raises:
+        NotImplementedError: when a second derivative is asked for.
+    """
+
+    @tf.custom_gradient
+    def run(*given: Any) -> Any:
+        # Else an eager tape records what runs inside as well, and keeps all of it.
+        outputs, backward = forward(*(tf.stop_gradient(one) for one in given))
+
+        def gradients(*incoming: Any) -> Any:
+            @tf.custom_gradient
+            def once(*both: Any) -> Any:
+                return tuple(backward(*both[: len(incoming)])), _refuse
+
+            return once(*incoming, *given)
+
+        return tuple(outputs), gradients
+
+    return list(run(*arguments))
+
+
+def _refuse(*_: Any) -> Any:
+    raise NotImplementedError(
+        "a second derivative through efficient=True or compressed is not offered: build the model without them"
+    )

@@ -1,0 +1,33 @@
+"""TensorFlow and Keras, imported in one place: where one of them is missing, the error says what to install."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+
+def import_tensorflow() -> tuple[Any, ModuleType]:
+    """TensorFlow and Keras 3 on it.
+
+    Raises:
+        ImportError: TensorFlow is not installed, or Keras is set to another backend; says what to do.
+    """
+    try:
+        import tensorflow
+    except ModuleNotFoundError as error:
+        if error.name != "tensorflow":
+            raise
+        raise ImportError(
+            "tensorflow is not installed here: pip install 'memory-efficient-zoo[tensorflow]'"
+        ) from error
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise ImportError(
+            f"Keras is set to the backend {keras.backend.backend()}: tf_models needs KERAS_BACKEND=tensorflow, "
+            "set before Keras is imported first"
+        )
+    return tensorflow, keras
+
+
+tf, keras = import_tensorflow()

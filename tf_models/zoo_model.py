@@ -1,0 +1,184 @@
+"""What every model of the zoo is in TensorFlow: a Keras model with a config, a policy, and canonical weight names."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from tf_models.layers import ConvolutionLayer, LinearLayer, NormLayer
+from tf_models.operators import FORMATS, Convolution, channel_axis
+from tf_models.tensorflow_names import keras, tf
+from zoo.choices import unknown
+from zoo.policy import MemoryPolicy
+
+PACKAGE = "tf_models"  # the name that Keras registers the models under, for files
+POLICY_FIELDS = ("efficient", "keep_bottleneck", "opt_memory", "compressed")
+
+
+class ZooModel(keras.Model):  # type: ignore[misc]
+    """Base of the zoo's models; all variables exist as soon as the model does.
+
+    A family names its `config_type`, makes its parts in `_build_parts` and runs them in `call`.
+
+    Args:
+        efficient, keep_bottleneck, opt_memory, compressed: see `zoo.policy.MemoryPolicy`.
+        data_format: of images: "channels_last" (N, H, W, C) or "channels_first" (N, C, H, W).
+        dtype: a Keras dtype or policy, such as "mixed_float16" or "float64"; None = Keras's global one.
+        name: Keras's.
+        fields: of the family's config.
+
+    Attributes:
+        spec: the family's frozen config.
+        memory_policy, policy: what is kept for the backward pass.
+        parts: layers by canonical name.
+
+    Raises:
+        TypeError: an argument that does not exist, with the nearest; a value of the wrong type.
+        ValueError: another data_format, or values that contradict one another.
+    """
+
+    config_type: ClassVar[type]
+
+    def __init__(
+        self,
+        *,
+        efficient: bool = False,
+        keep_bottleneck: bool = False,
+        opt_memory: int | None = None,
+        compressed: int | str | None = None,
+        data_format: str = "channels_last",
+        dtype: Any = None,
+        name: str | None = None,
+        trainable: bool = True,
+        **fields: Any,
+    ) -> None:
+        family = type(self).__name__
+        known = [*inspect.signature(self.config_type).parameters, *POLICY_FIELDS, "data_format", "dtype", "name"]
+        for field in fields:
+            if field not in known:
+                raise TypeError(f"{family}: {unknown('argument', field, known)}")
+        if data_format not in FORMATS:
+            raise ValueError(f"{family}: {unknown('data_format', data_format, FORMATS)}")
+        spec = self.config_type(**fields)
+        policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
+        check_policy(family, spec, policy)
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
+        self.spec, self.policy, self.data_format = spec, policy, data_format
+        self.parts: dict[str, Any] = {}
+        self._build_parts()
+        self.built = True
+
+    def _build_parts(self) -> None:
+        """Make all layers, by `_convolution`, `_norm` and `_linear`."""
+        raise NotImplementedError
+
+    @classmethod
+    def of(cls, config: Any, policy: MemoryPolicy) -> ZooModel:
+        """Build from zoo's values."""
+        return cls(**vars(config), **vars(policy))
+
+    def get_config(self) -> dict[str, Any]:
+        """What a `.keras` file says of the model: every argument of its constructor."""
+        dtype = keras.saving.serialize_keras_object(self.dtype_policy)
+        own = {"data_format": self.data_format, "dtype": dtype, "name": self.name, "trainable": self.trainable}
+        fields = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self.spec).items()}
+        return {**fields, **vars(self.policy), **own}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> ZooModel:
+        """Build from `get_config`'s."""
+        given = dict(config)
+        if isinstance(given.get("dtype"), Mapping):
+            given["dtype"] = keras.saving.deserialize_keras_object(given["dtype"], custom_objects=custom_objects)
+        return cls(**given)
+
+    @property
+    def saves(self) -> bool:
+        """Whether the model keeps less than TensorFlow would."""
+        return self.policy.recompute_activations
+
+    def check_images(self, images: Any) -> None:
+        """Refuse what are no images of the config's channels.
+
+        Raises:
+            ValueError: another shape.
+        """
+        shape, channels = images.shape, self.spec.in_chans
+        if shape.rank != 4 or shape[channel_axis(self.data_format)] != channels:
+            sizes = "height, width" if self.data_format == "channels_last" else f"{channels}, height, width"
+            needed = f"(N, {sizes}, {channels})" if self.data_format == "channels_last" else f"(N, {sizes})"
+            raise ValueError(
+                f"{type(self).__name__} with data_format={self.data_format!r} needs images of shape {needed}, "
+                f"not {tuple(shape)}"
+            )
+
+    def _convolution(
+        self,
+        name: str,
+        into: int,
+        out: int,
+        size: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+        fan: str = "out",
+        pads_after: bool = False,
+    ) -> ConvolutionLayer:
+        depthwise = groups > 1 and groups == into == out
+        how = Convolution(size, stride, groups, depthwise, pads_after, self.data_format)
+        fan_size = size * size * (out if fan == "out" else into // groups)
+        layer = ConvolutionLayer(
+            into, out, how, math.sqrt(2 / fan_size), bias=bias, name=self.layer_name(name), dtype=self.dtype_policy
+        )
+        self.parts[name] = layer
+        return layer
+
+    def _norm(self, name: str, channels: int) -> NormLayer:
+        momentum = getattr(self.spec, "norm_momentum", 0.01 if self.spec.flavour == "keras" else 0.1)
+        layer = NormLayer(
+            channels,
+            self.spec.norm_epsilon,
+            momentum,
+            self.spec.flavour != "keras",
+            self.data_format,
+            name=self.layer_name(name),
+            dtype=self.dtype_policy,
+        )
+        self.parts[name] = layer
+        return layer
+
+    def _linear(self, name: str, into: int, out: int, deviation: float | None = None) -> LinearLayer:
+        layer = LinearLayer(into, out, deviation, name=self.layer_name(name), dtype=self.dtype_policy)
+        self.parts[name] = layer
+        return layer
+
+    def layer_name(self, name: str) -> str:
+        """A layer's name in Keras: its canonical one; of flavour "keras", keras.applications'."""
+        return name
+
+
+def check_policy(family: str, spec: Any, policy: MemoryPolicy) -> None:
+    """Refuse what this package does not offer.
+
+    Raises:
+        ValueError: a classic level other than 0, codes, or what the family is not built with.
+    """
+    spec.check_policy(policy)
+    if policy.opt_memory:
+        raise ValueError(
+            f"opt_memory={policy.opt_memory}: the classic levels are of PyTorch's DenseNet; in TensorFlow give "
+            "efficient=True (least memory) or efficient=True, keep_bottleneck=True (less work)"
+        )
+    if policy.compressed is not None:
+        raise ValueError(
+            f"compressed={policy.compressed}: not offered by {family} in TensorFlow; use framework=torch, or "
+            "efficient=True here"
+        )
+
+
+def static_batch(images: Any) -> Any:
+    """A batch's size, as a number where it is known."""
+    return images.shape[0] if images.shape[0] is not None else tf.shape(images)[0]
