@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pytorch_models.saving.own import mark_own
 from pytorch_models.saving.statistics import Statistics
 
 
@@ -26,6 +27,7 @@ class SavedChain:
         """Hand everything to autograd; which positions hold statistics stays on `ctx`."""
         ctx.has_statistics = tuple(statistics is not None for statistics in self.statistics)
         vectors = [vector for statistics in self.statistics if statistics is not None for vector in statistics]
+        mark_own((outputs, *self.values))
         ctx.save_for_backward(outputs, *self.values, *vectors, *parameters)
 
     @classmethod
