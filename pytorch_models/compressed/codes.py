@@ -135,6 +135,28 @@ def _layout_like(tensor: Tensor) -> DenseLike:
 
 
 @dataclass(frozen=True)
+class AsIs:
+    """The tensor itself."""
+
+    def unpack(self, parts: Parts) -> Tensor:
+        return parts[0]
+
+
+@dataclass(frozen=True)
+class NormalisedCode:
+    """Channel by channel, scale * zhat + shift with zhat by any code; the last two parts are scale and shift."""
+
+    inner: Code
+    dtype: torch.dtype
+
+    def unpack(self, parts: Parts) -> Tensor:
+        *inner, scale, shift = parts
+        zhat = self.inner.unpack(tuple(inner))
+        dims = zhat.dim()
+        return torch.addcmul(row(shift, dims), zhat, row(scale, dims)).to(self.dtype)
+
+
+@dataclass(frozen=True)
 class MaskCode:
     """One exact bit a value; gives `on` and `off`."""
 

@@ -67,3 +67,8 @@ def nbytes(*tensors: Tensor) -> int:
 def gradient_dtype(tensor: Tensor) -> torch.dtype:
     """In which statistics of a gradient are taken."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def like_or_none(tensor: Tensor) -> tuple[int, ...] | None:
+    """The order of a tensor's dimensions in memory, or None where there are gaps."""
+    return _order(tensor)

@@ -9,7 +9,7 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from pytorch_models.compressed.exact import pack_exactly
 from pytorch_models.compressed.hooked_forward import HookedForward, hook_forward, unhook_forward
 from pytorch_models.compressed.known import KnownTensors
 from pytorch_models.compressed.saved_by import OperatorWatch, is_parameter, least_bits
+from pytorch_models.compressed.swapping import to_device, to_host
 from pytorch_models.compression import NoiseSeeds
 from pytorch_models.kernel_arrays import backend_of
 from pytorch_models.saving.own import is_own
@@ -64,6 +65,7 @@ class SavedTensor:
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     whole: bool  # the view fills its storage
+    device: torch.device
 
 
 class Controller:
@@ -78,6 +80,8 @@ class Controller:
         default_bit: another name of `bits`.
         automatic: choose 1, 2, 4, 8 bits or none at all for each tensor, so that the average is at most `bits`; from
             what `iterate` learns.
+        keep_values: pack nothing that is not exact.
+        swap: what is kept of tensors on a GPU moves to host memory.
 
     Raises:
         TypeError, ValueError: a model that is none, or bits that cannot be.
@@ -101,16 +105,17 @@ class Controller:
         *,
         default_bit: int | None = None,
         automatic: bool = False,
+        keep_values: bool = False,
+        swap: bool = False,
     ) -> None:
         if model is not None and not isinstance(model, nn.Module):
             raise TypeError(f"Controller: model must be a torch.nn.Module, not {model!r}; give bits by name")
         self.bits = _check_bits(bits if default_bit is None else default_bit)
         self.model = model
         self.automatic = AutomaticBits(self.bits) if automatic else None
+        self._keeps_values, self._swap = keep_values, swap
         self._seeds, self._known, self._kept_out = NoiseSeeds(), KnownTensors(), dict[int, Any]()
         self._thread = _Thread()
-        if model is not None:
-            self.filter_tensors([*model.named_parameters(), *model.named_buffers()])
 
     def filter_tensors(self, tensors: Iterable[tuple[str, Tensor] | Tensor]) -> None:
         """Leave these, and views of them, as they are: parameters, buffers."""
@@ -142,7 +147,7 @@ class Controller:
         return isinstance(forward, HookedForward) and forward.controller is self
 
     @contextlib.contextmanager
-    def recording(self) -> Iterator[None]:
+    def recording(self, model: nn.Module | None = None) -> Iterator[None]:
         """Pack what is saved inside; without gradients nothing is."""
         if not torch.is_grad_enabled() or self._thread.recording is not None:
             yield
@@ -159,19 +164,20 @@ class Controller:
 
     def quantize(self, tensor: Tensor) -> SavedTensor | Tensor:
         """Pack a tensor that is being saved; what needs no packing comes back as it is."""
-        if self._stays(tensor):
-            return tensor
-        whole = dense.fills_storage(tensor)
-        kept = self._exact(tensor) or self._coded(tensor)
+        whole, kept = dense.fills_storage(tensor), None
+        if not self._stays(tensor):
+            kept = self._exact(tensor) or self._coded(tensor)
         if kept is None:
-            return tensor
-        return SavedTensor(kept, tuple(tensor.shape), tensor.stride(), whole)
+            left = tensor.detach()  # an output would otherwise hold itself alive through its own node
+            self._thread.kept.append(weakref.ref(left))
+            return left
+        return SavedTensor(kept, tuple(tensor.shape), tensor.stride(), whole, tensor.device)
 
     def dequantize(self, saved: SavedTensor | Tensor) -> Tensor:
         """The tensor that `quantize` packed, with rounding noise of mean 0 or exactly."""
         if isinstance(saved, Tensor):
             return saved
-        tensor = saved.kept.unpack()
+        tensor = saved.kept.code.unpack(to_device(saved.kept.parts, saved.device))
         if saved.whole and (tuple(tensor.shape), tensor.stride()) != (saved.shape, saved.stride):
             return tensor.as_strided(saved.shape, saved.stride)
         return tensor
@@ -191,8 +197,9 @@ class Controller:
             self.automatic.allocate()
 
     def kept(self) -> list[Tensor]:
-        """The parts of what was packed in this thread's last forward pass and still is kept (for measuring)."""
-        return [part for reference in self._thread.kept if (kept := reference()) for part in kept.parts]
+        """What this thread's last forward pass saved and still keeps: parts of what was packed, and the rest."""
+        alive = [kept for reference in self._thread.kept if (kept := reference()) is not None]
+        return [part for kept in alive for part in ((kept,) if isinstance(kept, Tensor) else kept.parts)]
 
     def _stays(self, tensor: Tensor) -> bool:
         if tensor.dim() < 2 or tensor.numel() < SMALLEST or tensor.layout != torch.strided or is_own(tensor):
@@ -210,10 +217,14 @@ class Controller:
             if found is not None:
                 return found
         found = pack_exactly(tensor, watch)
-        if found is not None:
-            self._known.add(tensor, purpose, found)
-            self._thread.kept.append(weakref.ref(found))
-        return found
+        return None if found is None else self._remember(tensor, purpose, found)
+
+    def _remember(self, tensor: Tensor, purpose: str, kept: Kept) -> Kept:
+        if self._swap:
+            kept = replace(kept, parts=to_host(kept.parts))
+        self._known.add(tensor, purpose, kept)
+        self._thread.kept.append(weakref.ref(kept))
+        return kept
 
     def _coded(self, tensor: Tensor) -> Kept | None:
         if not tensor.requires_grad or not dense.can_be_coded(tensor):
@@ -228,6 +239,8 @@ class Controller:
         found = self._known.find(tensor, purpose)
         if found is not None:
             return found
+        if self._keeps_values:
+            return self._remember(tensor, purpose, Kept(codes.AsIs(), (dense.dense(tensor.detach()),)))
         backend_of(tensor)
         seed, bits = self._seeds.next(), max(self.bits, floor)
         if recording is not None:
@@ -237,8 +250,7 @@ class Controller:
         if bits >= bit_rules.KEEP:
             return None
         kept = _pack_normalised(tensor, bits, seed) if normalised else codes.pack_values(tensor, (bits,), seed)
-        self._known.add(tensor, purpose, kept)
-        self._thread.kept.append(weakref.ref(kept))
+        kept = self._remember(tensor, purpose, kept)
         if recording is not None:
             recording.packed.append((slot, kept))
         return kept
@@ -251,8 +263,8 @@ class Controller:
         if self.automatic is not None and len(packed) == 1 and isinstance(result, Tensor):
             self.automatic.watch_gradient(*packed[0], name, arguments, keywords, result)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Controller:
-        return Controller(None, self.bits, automatic=self.automatic is not None)
+    def for_copy(self, memo: dict[int, Any]) -> None:
+        """What stands in a copy of the model: nothing, a copy is not watched."""
 
 
 @dataclass
@@ -262,7 +274,7 @@ class _Recording:
     watch: OperatorWatch
     slots: int = 0
     packed: list[tuple[int, Kept]] = field(default_factory=list)  # by the operator that runs
-    kept: list[weakref.ref[Kept]] = field(default_factory=list)
+    kept: list[weakref.ref[Any]] = field(default_factory=list)
 
 
 class _Thread(threading.local):
@@ -270,7 +282,7 @@ class _Thread(threading.local):
 
     def __init__(self) -> None:
         self.recording: _Recording | None = None
-        self.kept: list[weakref.ref[Kept]] = []
+        self.kept: list[weakref.ref[Any]] = []
 
 
 def _pack_normalised(tensor: Tensor, bits: int, seed: int) -> Kept:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class HookedForward:
-    """What stands as `forward` of a model under a controller; a copy of the model runs its own forward unwatched."""
+    """What stands as `forward` of a model under a controller; a copy of the model has what `for_copy` gives."""
 
     def __init__(self, module: nn.Module, own: Any, controller: Any) -> None:
         self.module, self.own, self.controller = weakref.ref(module), own, controller
@@ -20,7 +20,7 @@ class HookedForward:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.controller is None:
             return self._inner()(*args, **kwargs)
-        with self.controller.recording():
+        with self.controller.recording(self.module()):
             return self._inner()(*args, **kwargs)
 
     def _inner(self) -> Any:
@@ -31,10 +31,12 @@ class HookedForward:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HookedForward:
         module = self.module()
-        return HookedForward(memo.get(id(module), module), copy.deepcopy(self.own, memo), None)
+        controller = None if self.controller is None else self.controller.for_copy(memo)
+        return HookedForward(memo.get(id(module), module), copy.deepcopy(self.own, memo), controller)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return HookedForward, (self.module(), self.own, None)
+        controller = None if self.controller is None else self.controller.for_copy({})
+        return HookedForward, (self.module(), self.own, None if controller is None else self.controller)
 
 
 def hook_forward(model: nn.Module, controller: Any) -> None:

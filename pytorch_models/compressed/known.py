@@ -39,9 +39,13 @@ class KnownTensors(threading.local):
     """Values by the identity of a tensor and a purpose; forgotten with the tensor's storage, and by `forget`.
 
     Every thread has its own; a copy, of a model that has one, starts empty.
+
+    Attributes:
+        is_open: whether a forward pass is being recorded in this thread.
     """
 
     def __init__(self) -> None:
+        self.is_open = False
         self._found: dict[tuple[TensorIdentity, str], tuple[weakref.ref[Any], Any]] = {}
 
     def find(self, tensor: Tensor, purpose: str) -> Any:
