@@ -119,16 +119,13 @@ def is_scheme(text: object) -> bool:
 
 def _unknown(name: str, start: str, fixed: re.Match[str] | None) -> str:
     there = f"1, 2, 4, 8, {', '.join(SCHEMES)}, gact:<1|2|4|8>, quant<1..16>, quantz<1..16>"
+    nearest = lambda text: str(min(GROUP_WIDTHS, key=lambda width: abs(width - int(text))))  # noqa: E731
     if start == "gact":
-        close = (
-            ["gact:" + str(min(GROUP_WIDTHS, key=lambda width: abs(width - int(name[5:]))))]
-            if name[5:].isdecimal()
-            else ["gact:4"]
-        )
+        close = ["gact:" + (nearest(name[5:]) if name[5:].isdecimal() else "4")]
     elif fixed is not None:
         close = [f"{fixed[1]}{min(max(int(fixed[2]), 1), 16)}"]
     elif name.isdecimal():
-        close = [str(min(GROUP_WIDTHS, key=lambda width: abs(width - int(name))))]
+        close = [nearest(name)]
     else:
         close = difflib.get_close_matches(name, [*SCHEMES, "quant8", "quantz8"], n=1, cutoff=0.5)
     question = f" did you mean {close[0]}?" if close else ""

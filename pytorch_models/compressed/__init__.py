@@ -2,6 +2,7 @@
 
 from pytorch_models.compressed.convert import QModule, compress
 from pytorch_models.compressed.gact import Controller, gact
+from pytorch_models.compressed.indexed import IndexedLoader
 from pytorch_models.compressed.layers import (
     QGELU,
     QAvgPool2d,
@@ -27,6 +28,7 @@ __all__ = [
     "QGELU",
     "Compression",
     "Controller",
+    "IndexedLoader",
     "QAvgPool2d",
     "QBatchNorm1d",
     "QBatchNorm2d",

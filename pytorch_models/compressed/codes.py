@@ -16,7 +16,7 @@ from kernels import checks
 from pytorch_models import kernel_ops, packing_ops
 from pytorch_models.channels import row
 from pytorch_models.compressed import dense
-from pytorch_models.kernel_arrays import DenseLike
+from pytorch_models.kernel_arrays import DenseLike, dense_like, layout_of
 
 GROUP = 256
 Parts = tuple[Tensor, ...]
@@ -92,7 +92,7 @@ class AffineCode:
     def unpack(self, parts: Parts) -> Tensor:
         *inner, scale, shift = parts
         like = self.inner.like
-        if len(self.inner.widths) == 1 and self.dtype == like.dtype and scale.dtype == torch.float32:
+        if len(self.inner.widths) == 1 and self.dtype == like.dtype and _in_kernels(self.dtype, scale.dtype, like):
             out = like.empty()
             bits = self.inner.widths[0]
             kernel_ops.dequantize_affine_(*inner, bits, GROUP, scale, shift, out)
@@ -111,9 +111,10 @@ def pack_normalised(tensor: Tensor, mean: Tensor, inv_std: Tensor, widths: tuple
         mean, inv_std: (C,), float32.
     """
     deviation = inv_std.reciprocal()
-    if len(widths) == 1 and mean.dtype == torch.float32 and tensor.dtype != torch.float64 and _is_layout(tensor):
+    fast = len(widths) == 1 and tensor.dim() > 2 and layout_of(tensor) is not None
+    if fast and _in_kernels(tensor.dtype, mean.dtype, dense_like(tensor)):
         parts = kernel_ops.normalize_quantize(tensor, mean, inv_std, widths[0], GROUP, seed)
-        inner = RowCode(_layout_like(tensor), widths)
+        inner = RowCode(dense_like(tensor), widths)
         return Kept(AffineCode(inner, tensor.dtype), (*parts, deviation, mean))
     dims = tensor.dim()
     zhat = torch.addcmul(row(-mean * inv_std, dims), tensor, row(inv_std, dims))
@@ -122,16 +123,9 @@ def pack_normalised(tensor: Tensor, mean: Tensor, inv_std: Tensor, widths: tuple
     return Kept(AffineCode(kept.code, tensor.dtype), (*kept.parts, deviation, mean), kept.energy)
 
 
-def _is_layout(tensor: Tensor) -> bool:
-    from pytorch_models.kernel_arrays import layout_of
-
-    return tensor.dim() > 2 and layout_of(tensor) is not None
-
-
-def _layout_like(tensor: Tensor) -> DenseLike:
-    from pytorch_models.kernel_arrays import dense_like
-
-    return dense_like(tensor)
+def _in_kernels(dtype: torch.dtype, of_vectors: torch.dtype, like: DenseLike) -> bool:
+    """Whether the kernels' own pass over (N, C, ...) values can run."""
+    return len(like.shape) > 2 and of_vectors == torch.float32 and dtype != torch.float64
 
 
 @dataclass(frozen=True)

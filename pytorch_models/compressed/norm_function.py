@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pytorch_models.channels import row
+from pytorch_models.channels import row, statistics_dtype
 from pytorch_models.compressed.codes import AffineCode, AsIs, Kept, RowCode
 from pytorch_models.compressed.session import Compression
 from pytorch_models.compressed.sites import Packed, Site
@@ -56,7 +56,9 @@ class NormFunction(torch.autograd.Function):
         if not call.batch_statistics:
             assert mean is not None, "a norm without running statistics uses the batch's"
             assert variance is not None, "a norm without running statistics uses the batch's"
-            saved_mean, inv_std = mean.float().clone(), torch.rsqrt(variance.float() + norm.eps)
+            kind_of = statistics_dtype(inputs.dtype)
+            saved_mean = mean.to(kind_of, copy=True)
+            inv_std = torch.rsqrt(variance.to(kind_of) + norm.eps)
         _keep(ctx, inputs, weight, bias, saved_mean, inv_std, call, left)
         return outputs
 
