@@ -82,7 +82,7 @@ def demo(
         efficient: keep little, recompute what is cheap: same numbers, much less memory
         keep_bottleneck: with --efficient, keep every convolution's output: more memory, less time
         opt_memory: 0 to 4, one of the five classic levels instead of --efficient
-        compressed: store what is kept in few bits, lossy but unbiased: 1, 2, 4, 8, fixed:3, half
+        compressed: store what is kept in few bits, lossy: 1, 2, 4, 8, fixed:3, half, L3, gact:4, autoquantz
         data_dir: folder of downloaded data sets
         download: download files that are missing
         valid_size: training images held back to choose the best epoch

@@ -8,7 +8,6 @@ Names ending in _ write into the arguments their schema marks. The kernels are d
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,23 +17,7 @@ from kernels import checks
 from kernels.norm_arguments import pooling
 from pytorch_models.channels import statistics_dtype
 from pytorch_models.kernel_arrays import array_of, format_of, rows_of, running_on, tensor_of
-
-NAMESPACE = "memory_efficient_zoo"
-_library = torch.library.Library(NAMESPACE, "DEF")
-
-
-def _operator(schema: str, run: Callable[..., Any], fake: Callable[..., Any] | None = None) -> Any:
-    """Define an operator whose first argument says where it runs; without `fake` it only writes into arguments."""
-    name = schema.partition("(")[0]
-    _library.define(schema)
-    for key in ("CPU", "CUDA"):
-        _library.impl(name, run, key)
-    torch.library.register_fake(f"{NAMESPACE}::{name}", fake or _writes_only, lib=_library)
-    return getattr(getattr(torch.ops, NAMESPACE), name).default
-
-
-def _writes_only(*_: Any) -> None:
-    return None
+from pytorch_models.operators import define_operator as _operator
 
 
 def _empty_codes(values: Tensor, bits: int, group: int) -> tuple[Tensor, Tensor, Tensor]:

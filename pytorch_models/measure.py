@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from pytorch_models.kernel_ops import NAMESPACE
+from pytorch_models.compressed.hooked_forward import kept_by_hooks
+from pytorch_models.operators import NAMESPACE
 from pytorch_models.segments import is_segment
 from pytorch_models.tracker import Allocation, MemoryTracker, track_peak
 from zoo.report import LayerRow, MemoryReport
@@ -41,6 +42,12 @@ class SavedTensorLog:
             stack.callback(register_module_forward_hook(self._leave, always_call=True).remove)
             stack.enter_context(saved_tensors_hooks(self._pack, lambda tensor: tensor))
             yield
+
+    def claim(self, parts: Iterable[Tensor]) -> None:
+        """Count what hooks inside the model packed, out of this log's sight."""
+        for allocation in map(self.tracker.allocation_of, parts):
+            if allocation is not None and not allocation.owner:
+                allocation.owner, allocation.kept = "(saved-tensor hooks)", "codes of what any operator saves"
 
     def _enter(self, module: nn.Module, _: Any) -> None:
         if module in self.names:
@@ -156,6 +163,7 @@ def _tracked_step(model: nn.Module, batch: tuple[Tensor, ...], mode: FakeTensorM
         log = SavedTensorLog(tracker, {module: name or "(model)" for name, module in model.named_modules()})
         with log.record():
             loss = _loss(call, batch)
+        log.claim(kept_by_hooks(model))
         saved = [a for a in tracker.allocations if a.owner and a.died is None]
         loss.backward()
         gradients = [tracker.allocation_of(t.grad) for t in tensors.values() if t.grad is not None]

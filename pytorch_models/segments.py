@@ -62,6 +62,8 @@ def checkpoint_segments(model: nn.Module, names: str | Iterable[str]) -> Segment
 def give_configs(model: nn.Module) -> None:
     """Give every module of a model a `.config` with the switch `activation_checkpointing`; one's own stays.
 
+    This finishes a zoo model: where its policy asks for a scheme, its layers are converted by it now.
+
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
         >>> give_configs(model)
@@ -72,6 +74,11 @@ def give_configs(model: nn.Module) -> None:
     for module in model.modules():
         if not hasattr(module, "config"):
             module.config = ModuleConfig(module)  # type: ignore[assignment]
+    scheme = getattr(getattr(model, "policy", None), "scheme", None)
+    if scheme is not None:
+        from pytorch_models.compressed.convert import compress  # only where it is asked for
+
+        compress(model, scheme)
 
 
 def run_as_segment(

@@ -47,7 +47,7 @@ def measure_command(
         efficient: exact saving of memory: same numbers, least memory
         keep_bottleneck: with --efficient: more memory, less time
         opt_memory: one of the classic levels 0..4 instead of --efficient
-        compressed: store what is kept in few bits: 1, 2, 4, 8, fixed:3, half; outputs do not change
+        compressed: store what is kept in few bits: 1, 2, 4, 8, fixed:3, half, L3, gact:4, autoquantz
         compare: measure plain, efficient with keep_bottleneck, efficient, and (image models) compressed; print ratios
         rows: print what every layer saves, and how
         batch_size: images

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from zoo.schemes import Scheme, find_scheme, is_scheme
+
 if TYPE_CHECKING:
     from kernels.codecs import Codec
 
@@ -28,7 +30,8 @@ class MemoryPolicy:
             4 BatchNorm outputs recomputed as well (what `efficient` with `keep_bottleneck` does).
         compressed: what is kept is stored in few bits, lossy but unbiased; the forward pass does not change.
             1, 2, 4 or 8 bits a value, "fixed:3" (fixed point of 2..16 bits), "half" or "bfloat16".
-            With `efficient` a part is kept the cheaper of both ways.
+            With `efficient` a part is kept the cheaper of both ways. Or a scheme for any network (`zoo.schemes`),
+            by which the plain network's layers are converted: "L3", "gact:4", "autoquantz", "autoquant-sr".
 
     Raises:
         TypeError: a flag of the wrong type.
@@ -56,7 +59,14 @@ class MemoryPolicy:
         self._check_opt_memory()
         if self.compressed is not None:
             # One spelling, so that equal policies are equal: 2, "2" and " 2" are "2".
-            object.__setattr__(self, "compressed", str(_norm_codec(self.compressed)))
+            by_scheme = is_scheme(self.compressed)
+            name = str(find_scheme(self.compressed) if by_scheme else _norm_codec(self.compressed))
+            object.__setattr__(self, "compressed", name)
+            if by_scheme and self.efficient:
+                raise ValueError(
+                    f"compressed={name!r} converts the layers of the plain network, of which efficient=True has none "
+                    "left: give compressed=2 (or 1, 4, 8) with efficient=True, or the scheme alone"
+                )
 
     def _check_opt_memory(self) -> None:
         if self.opt_memory is None:
@@ -87,7 +97,12 @@ class MemoryPolicy:
     @property
     def codec(self) -> Codec | None:
         """How kept values are stored, or None as they are."""
-        return None if self.compressed is None else _norm_codec(self.compressed)
+        return None if self.compressed is None or self.scheme is not None else _norm_codec(self.compressed)
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """The scheme by which the plain network's layers are converted, or None."""
+        return find_scheme(self.compressed) if self.compressed is not None and is_scheme(self.compressed) else None
 
     def refuse_levels(self, family: str) -> None:
         """For families that are built without the classic levels.
@@ -128,7 +143,7 @@ class MemoryPolicy:
 
     @property
     def _saves(self) -> bool:
-        return self.efficient or self.compressed is not None
+        return self.efficient or (self.compressed is not None and self.scheme is None)
 
 
 # The flags that a comparison measures beside one another.

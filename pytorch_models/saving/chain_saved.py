@@ -11,6 +11,7 @@ from pytorch_models.channels import statistics_dtype
 from pytorch_models.compression import NormCodec
 from pytorch_models.kernel_arrays import DenseLike, dense_like, layout_of
 from pytorch_models.saving.keeping import InputKeeping
+from pytorch_models.saving.own import mark_own
 from pytorch_models.saving.statistics import Statistics
 
 
@@ -87,6 +88,7 @@ class SavedChain:
         ctx.coded = tuple(None if coded is None else (coded.like, len(coded.parts)) for coded in self.coded)
         vectors = [vector for statistics in self.statistics if statistics is not None for vector in statistics]
         codes = [part for coded in self.coded if coded is not None for part in (coded.bits, *coded.parts)]
+        mark_own((outputs, *self.values, *codes))
         ctx.save_for_backward(outputs, *self.values, *codes, *vectors, *parameters)
 
     @classmethod

@@ -25,6 +25,7 @@ from pytorch_models.saving.keeping import InputKeeping
 from pytorch_models.saving.masks import TileMasks
 from pytorch_models.saving.norm import affine, uses_batch_statistics
 from pytorch_models.saving.norm_act_tail import TailBackward, TailCall, run_forward
+from pytorch_models.saving.own import mark_own
 from pytorch_models.saving.pool_codes import coded_pool
 from pytorch_models.saving.statistics import take_statistics
 from pytorch_models.saving.sync import group_of
@@ -95,6 +96,7 @@ class NormActFunction(torch.autograd.Function):
                 kept = (masks.bits, *positions, *codes)
                 ctx.like = dense_like(inputs)
             ctx.call, ctx.parameters, ctx.positions = call, len(parameters), len(positions)
+            mark_own(kept)
             ctx.save_for_backward(mean, variance, count, weight, bias, *parameters, *kept)
         return outputs
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pytorch_models.saving.eligibility import refuse_second_derivative
+from pytorch_models.saving.own import mark_own
 from zoo.planner import Act, Operation, RecurrentPlan
 
 Tensors = tuple[Tensor, ...]
@@ -103,7 +104,9 @@ class RecurrenceFunction(torch.autograd.Function):
         if layout.keeps:
             kept = {segment: state for segment, state in sweep.kept.items() if segment}
             ctx.kept_segments = tuple(kept)
-            ctx.save_for_backward(*tensors, *(tensor for state in kept.values() for tensor in state))
+            states = [tensor for state in kept.values() for tensor in state]
+            mark_own((*tensors, *states))
+            ctx.save_for_backward(*tensors, *states)
         return results
 
     @staticmethod

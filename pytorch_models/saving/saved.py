@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from pytorch_models.saving.own import mark_own
+
 
 class SavedTensors:
     """Per-layer dictionaries plus the tensors all layers share; everything passes through `save_for_backward`,
@@ -26,6 +28,7 @@ class SavedTensors:
         ctx.saved_layout = [list(layer) for layer in self.layers]
         ctx.saved_parameters = len(parameters)
         per_layer = [tensor for layer in self.layers for tensor in layer.values()]
+        mark_own((features, *per_layer))
         ctx.save_for_backward(features, self.mean, self.variance, *parameters, *per_layer)
 
     @classmethod

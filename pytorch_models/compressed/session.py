@@ -1,0 +1,139 @@
+"""One model's compression: its scheme, its rounding noise, what is packed already, and how bits are shared out."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pytorch_models.compressed.gact import Controller
+from pytorch_models.compressed.known import KnownTensors
+from pytorch_models.compressed.sites import Packed, Site
+from pytorch_models.compression import NoiseSeeds
+from zoo import bits as bit_rules
+from zoo.schemes import Scheme, find_scheme
+
+INTERVAL = 10  # steps between two distributions of the bits among layers
+DEFAULT_SCHEME = "2"  # of layers that are built by hand
+
+
+class Compression:
+    """Shared by all layers of one model, and by nothing else.
+
+    Args:
+        scheme: see `zoo.schemes.find_scheme`.
+        samples: with per-sample gradients (ActNN's `use_gradient`): how many samples the training set has; 0 = the
+            batch's mean is used.
+    """
+
+    def __init__(self, scheme: str | int | Scheme = DEFAULT_SCHEME, samples: int = 0) -> None:
+        self.scheme = find_scheme(scheme)
+        self.samples = samples
+        self.indices: Tensor | None = None
+        self.seeds, self.known = NoiseSeeds(), KnownTensors()
+        self.sites: list[Site] = []
+        self.hooks: Mapping[str, Any] | None = None  # options of the controller for what is no layer
+        self.controller: Controller | None = None
+        self.steps = 0
+        self.unconverted: tuple[str, ...] = ()
+
+    def new_site(self, name: str) -> Site:
+        """A place where a layer packs one tensor a call."""
+        site = Site(name, self.scheme, self.samples)
+        self.sites.append(site)
+        return site
+
+    @contextlib.contextmanager
+    def recording(self, model: nn.Module) -> Iterator[None]:
+        """One forward pass of the whole model."""
+        if self.known.is_open:
+            yield
+            return
+        self.begin()
+        if self.hooks is not None and self.controller is None:
+            self.controller = Controller(model, **self.hooks)
+        self.known.is_open = True
+        try:
+            with contextlib.nullcontext() if self.controller is None else self.controller.recording(model):
+                yield
+        finally:
+            self.known.is_open = False
+            self.known.forget()
+
+    def begin(self) -> None:
+        """Forget what was packed in the last forward pass, and share out the bits if it is time."""
+        self.known.forget()
+        if self.scheme.adaptive and torch.is_grad_enabled() and any(site.is_measured for site in self.sites):
+            if self.steps % INTERVAL == 0:
+                self._share_out()
+            self.steps += 1
+
+    def kept(self) -> list[Tensor]:
+        """What hooks packed in the last forward pass and still keep (for measuring)."""
+        return [] if self.controller is None else self.controller.kept()
+
+    def set_indices(self, indices: Sequence[int] | Tensor | None) -> None:
+        """Which samples of the training set the next batch holds; see `IndexedLoader`.
+
+        Raises:
+            ValueError: indices outside the training set, or a model compressed without `num_samples`.
+        """
+        if indices is None:
+            self.indices = None
+            return
+        if not self.samples:
+            raise ValueError("set_indices: give num_samples=<size of the training set> to compress() first")
+        found = torch.as_tensor(indices, dtype=torch.long)
+        if found.numel() and not 0 <= int(found.min()) <= int(found.max()) < self.samples:
+            raise ValueError(f"set_indices: indices must be 0 to {self.samples - 1}, not up to {int(found.max())}")
+        self.indices = found
+
+    def find(self, tensor: Tensor) -> Packed | None:
+        """What stands for this tensor's values already."""
+        return self.known.find(tensor, "values") if self.known.is_open else None
+
+    def pack(self, tensor: Tensor, site: Site) -> Packed:
+        """A tensor's values by the scheme, once for all layers that read it."""
+        found = self.find(tensor)
+        if found is None:
+            found = site.pack(tensor.detach(), self.seeds.next(), self.indices)
+            self.derive(tensor, found)
+        return found
+
+    def derive(self, tensor: Tensor, packed: Packed) -> None:
+        """Say that a tensor's values can be made from what is kept already."""
+        if self.known.is_open:
+            self.known.add(tensor, "values", packed)
+
+    @property
+    def average_bits(self) -> float:
+        """Mean bits a value over everything the layers packed in the last step."""
+        sites = [site for site in self.sites if site.count]
+        return sum(site.last_bits * site.count for site in sites) / max(sum(site.count for site in sites), 1)
+
+    def report(self) -> list[dict[str, Any]]:
+        """A row a layer: name, values, average bits, and where AC-GC's bound is in use, error measured and bound."""
+        return [site.as_row() for site in self.sites if site.count]
+
+    def _share_out(self) -> None:
+        """Layers' average bits from all (layer, sample) items of the last backward pass."""
+        measured = [site for site in self.sites if site.is_measured]
+        costs = torch.cat([site.costs() for site in measured]).cpu().numpy()
+        sizes = torch.cat([torch.full((site.items,), site.count / site.items) for site in measured]).numpy()
+        assert self.scheme.bits is not None, "adaptive schemes have an average"
+        chosen = bit_rules.allocate(costs, sizes, self.scheme.bits)
+        start = 0
+        for site in measured:
+            site.average = float(chosen[start : start + site.items].mean())
+            start += site.items
+
+    def for_copy(self, memo: dict[int, Any]) -> Compression:
+        """What stands in a deep copy of the model."""
+        return copy.deepcopy(self, memo)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "controller": None}

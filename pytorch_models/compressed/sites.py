@@ -1,0 +1,168 @@
+"""Where one layer packs one tensor: in how many bits each sample, and what that cost the gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from pytorch_models.compressed import codes, dense, fixed
+from pytorch_models.compressed.codes import Kept
+from zoo import bits as bit_rules
+from zoo.schemes import FIXED, Scheme
+
+WORST = 8  # bits of a norm's input where a channel holds few values: its own gradient's bias is variance over count
+FEW, SOME = 64, 512
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A kept tensor, where it was packed, and how much of its rounding reaches the values that it stands for.
+
+    Args:
+        gain: energy of the values' noise over that of the packed ones, a tensor of one number; None = 1.
+    """
+
+    kept: Kept
+    site: Site
+    gain: Tensor | None = None
+
+    @property
+    def without_parts(self) -> Packed:
+        """The same for a Function's context, which gives the parts to `save_for_backward`."""
+        return Packed(Kept(self.kept.code, (), self.kept.energy), self.site, self.gain)
+
+
+@dataclass(eq=False)
+class Site:
+    """State of one place; `pack` is called once a step.
+
+    Args:
+        name: of the layer.
+        average: bits a value here, on average over samples.
+    """
+
+    name: str
+    scheme: Scheme
+    samples: int = 0
+    average: float = 0.0
+    count: int = 0
+    items: int = 0
+    last_bits: float = 0.0
+    bound: fixed.Bound = field(default_factory=fixed.Bound)
+    _levels: Tensor | None = None  # (2^b - 1)^2 of each sample in the last pass
+    _cost: Tensor | None = None  # (samples,) variance times levels, from the last backward pass
+    _spread: Tensor | None = None  # (samples,) squared norm of the values, in the last forward pass
+    _rate: float = 0.0  # cost over spread, at the last measurement
+    _per_index: Tensor | None = None  # with indices: |dY|^2 of every sample, running half-half
+    _indices: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.average = float(self.scheme.bits or 0)
+        if self.samples:
+            self._per_index = torch.full((self.samples,), math.nan)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether a backward pass has told what rounding costs here."""
+        return self._cost is not None
+
+    def costs(self) -> Tensor:
+        """(samples,): c of each sample in c / (2^b - 1)^2, from the last backward pass."""
+        assert self._cost is not None, "asked for after a backward pass"
+        return self._cost
+
+    def pack(self, tensor: Tensor, seed: int, indices: Tensor | None) -> Packed:
+        """Keep the values of a tensor, (N, ...)."""
+        self._note(tensor, indices)
+        if self.scheme.way == FIXED:
+            kept = fixed.pack(tensor, self.scheme, self.bound, seed)
+            self.last_bits = fixed.average_bits(kept, tensor.numel())
+            return Packed(kept, self)
+        return Packed(codes.pack_values(tensor, self._widths(tensor), seed), self)
+
+    def pack_normalised(
+        self, tensor: Tensor, mean: Tensor, inv_std: Tensor, seed: int, indices: Tensor | None
+    ) -> Packed:
+        """Keep a norm's input, (N, C, ...), as normalised."""
+        self._note(tensor, indices)
+        if self.scheme.way == FIXED:
+            kept = fixed.pack_normalised(tensor, mean, inv_std, self.scheme, self.bound, seed)
+            self.last_bits = fixed.average_bits(kept, tensor.numel())
+            return Packed(kept, self)
+        per_channel = tensor.numel() // max(tensor.shape[1], 1)
+        floor = 4 if per_channel < FEW else 1
+        widths = tuple(max(width, floor) for width in self._widths(tensor))
+        return Packed(codes.pack_normalised(tensor, mean, inv_std, widths, seed), self)
+
+    def add_cost(self, packed: Packed, gradient: Tensor, noise: Callable[[float], Tensor] | Any) -> None:
+        """Learn, in the backward pass, what the rounding cost.
+
+        Args:
+            gradient: of the layer's output, (N, ...).
+            noise: (energy of each sample, |dY|^2 of each) -> variance of the weight's gradient, each (N,).
+        """
+        energy, levels = packed.kept.energy, self._levels
+        if energy is None or levels is None or len(energy) != len(gradient) or isinstance(gradient, FakeTensor):
+            return
+        if packed.gain is not None:
+            energy = energy * packed.gain
+        square = torch.linalg.vector_norm(gradient.detach().flatten(1).float(), dim=1).square()
+        if not bool(torch.isfinite(square).all()):
+            return  # a step that the loss scaler will skip
+        if self._per_index is not None and self._indices is not None:
+            square = self._running(square.cpu())
+        elif self.scheme.adaptive:
+            square = square.mean().expand(len(square))
+        cost = noise(energy.float(), square.to(energy.device)) * levels.to(energy.device)
+        self._cost = cost if self._fresh or self._cost is None else self._cost + cost
+        self._fresh = False
+        total = float(self._spread.sum()) if self._spread is not None else 0.0
+        self._rate = float(self._cost.sum()) / total if total else 0.0
+
+    def as_row(self) -> dict[str, Any]:
+        """For a report."""
+        row: dict[str, Any] = {"layer": self.name, "values": self.count, "bits": round(self.last_bits, 2)}
+        if self.bound.measured is not None:
+            row |= {"error": self.bound.measured, "bound": self.scheme.error}
+        return row
+
+    _fresh: bool = True
+
+    def _note(self, tensor: Tensor, indices: Tensor | None) -> None:
+        self.count, self.items, self._fresh = tensor.numel(), tensor.shape[0] if tensor.dim() else 1, True
+        self._indices = indices
+
+    def _widths(self, tensor: Tensor) -> tuple[int, ...]:
+        """Bits of every sample, or one width for all."""
+        if not self.scheme.adaptive or tensor.dim() < 2 or tensor.shape[0] == 0:
+            self.last_bits = float(self.scheme.bits or 0)
+            return (int(self.scheme.bits or 0),)
+        flat = dense.rows(tensor, tensor.shape[0]) if dense.samples_lie_apart(tensor) else tensor.flatten(1)
+        self._spread = torch.linalg.vector_norm(flat.float(), dim=1).square()
+        weights = self._spread
+        if self._per_index is not None and self._indices is not None and len(self._indices) == len(weights):
+            known = self._per_index[self._indices]
+            typical = known[~known.isnan()].mean() if bool((~known.isnan()).any()) else torch.tensor(1.0)
+            weights = weights * torch.where(known.isnan(), typical, known).to(weights.device)
+        if isinstance(tensor, FakeTensor):
+            widths = [int(self.scheme.bits or 1)] * tensor.shape[0]
+        else:
+            widths = bit_rules.allocate(weights.cpu().numpy(), [1.0] * len(weights), max(self.average, 1.0)).tolist()
+        self._levels = torch.tensor([(2.0**width - 1) ** 2 for width in widths])
+        self.last_bits = sum(widths) / len(widths)
+        return tuple(int(width) for width in widths)
+
+    def _running(self, square: Tensor) -> Tensor:
+        """Half of what is known of each sample and half of what came; all of what came at the first visit."""
+        assert self._per_index is not None
+        assert self._indices is not None
+        known = self._per_index[self._indices]
+        mixed = torch.where(known.isnan(), square, (known + square) / 2)
+        self._per_index[self._indices] = mixed
+        return mixed
