@@ -117,8 +117,15 @@ def _apply(
     shared: SharedCodes | None,
 ) -> Tensor:
     adds_inputs = shortcut is inputs
-    facts = {"adds_inputs": adds_inputs, "channels_last": channels_last, "inputs_coded": shared is not None}
-    call, parameters = read_chain(inputs, steps, keeping, **facts)
+    call, parameters = read_chain(
+        inputs,
+        steps,
+        keeping,
+        adds_inputs=adds_inputs,
+        channels_last=channels_last,
+        inputs_coded=shared is not None,
+        shortcut_tracked=shortcut is not None and shortcut.requires_grad,
+    )
     return ChainFunction.apply(inputs, None if adds_inputs else shortcut, call, shared, *parameters)
 
 

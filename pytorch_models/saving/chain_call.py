@@ -84,6 +84,7 @@ def read_chain(
     adds_inputs: bool,
     channels_last: bool,
     inputs_coded: bool,
+    shortcut_tracked: bool,
 ) -> tuple[ChainCall, list[Tensor | None]]:
     """Facts and parameters of a chain whose steps are known to be eligible.
 
@@ -129,7 +130,7 @@ def read_chain(
         dtype,
         adds_inputs,
         channels_last,
-        torch.is_grad_enabled(),
+        torch.is_grad_enabled() and (shortcut_tracked or _any_tracked(inputs, *parameters)),
     )
     return call, parameters
 
@@ -137,9 +138,12 @@ def read_chain(
 def _needs_values(inputs: Tensor, unit: Unit, parameters: Sequence[Tensor | None]) -> bool:
     """Whether a gradient depends on the unit's input, beyond its activation's mask."""
     norm_weight, _, weight, _, _ = parameters[unit.parameters]
-    below = inputs.requires_grad or any(p is not None and p.requires_grad for p in parameters[: unit.parameters.start])
-    own = any(p is not None and p.requires_grad for p in (norm_weight, weight))
-    return own or (unit.batch_statistics and below)
+    below = _any_tracked(inputs, *parameters[: unit.parameters.start])
+    return _any_tracked(norm_weight, weight) or (unit.batch_statistics and below)
+
+
+def _any_tracked(*tensors: Tensor | None) -> bool:
+    return any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def _compute_dtype(inputs: Tensor, weights: Sequence[Tensor | None]) -> torch.dtype:

@@ -88,10 +88,10 @@ class _Tiled(_Forward):
     def run(self, shortcut: Tensor | None) -> Tensor:
         call, values = self.call, self.inputs
         for index, unit in enumerate(call.units):
-            if call.coded[index] and layout_of(values) is None:
-                values = values.contiguous()
             norm = None
             if unit.norm is not None:
+                if call.coded[index] and layout_of(values) is None:
+                    values = values.contiguous()
                 statistics = take_statistics(unit.norm, unit.batch_statistics, unit.group, values)
                 norm = self._keep_statistics(index, statistics)
             masks = self._keep(index, values, norm)

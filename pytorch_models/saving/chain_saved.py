@@ -42,20 +42,30 @@ class SharedCodes:
 
     def __init__(self, values: Tensor, codec: NormCodec, seed: int) -> None:
         self.codec, self.seed = codec, seed
-        stored = values.detach()
-        self._values: Tensor | None = stored if layout_of(stored) is not None else stored.contiguous()
-        self.like = dense_like(self._values)
+        self._values: Tensor | None = values
+        self._like: DenseLike | None = None
         self._parts: tuple[Tensor, ...] = ()
 
     @classmethod
+    @torch.compiler.disable(reason="what is handed from one autograd Function to another is not part of a graph")
     def of(cls, values: Tensor, keeping: InputKeeping) -> SharedCodes | None:
         """By the codec of `keeping`; None where it has none."""
-        return None if keeping.codec is None else cls(values, keeping.codec, keeping.noise_seed)
+        return None if keeping.codec is None else cls(values.detach(), keeping.codec, keeping.noise_seed)
+
+    @property
+    def like(self) -> DenseLike:
+        """Shape and layout of the values as they are coded."""
+        if self._like is None:
+            assert self._values is not None, "dropped when they were coded, which asks for this"
+            if layout_of(self._values) is None:
+                self._values = self._values.contiguous()
+            self._like = dense_like(self._values)
+        return self._like
 
     def parts(self) -> tuple[Tensor, ...]:
-        """What the codec made of the values."""
+        """What the codec made of the values, which are then let go."""
+        mean, inv_std = as_they_are(self.like)
         if self._values is not None:
-            mean, inv_std = as_they_are(self.like)
             self._parts = self.codec.encode(self._values, mean, inv_std, self.seed)
             self._values = None
         return self._parts

@@ -67,6 +67,7 @@ class NetworkKeeping:
         narrow = dtype is not None and weight.dtype != torch.float64
         return self.network.codes_pay(self.policy, (dtype if narrow else weight.dtype).itemsize)  # type: ignore[union-attr]
 
+    @torch.compiler.disable(reason="a new seed at every call is not part of a graph")
     def of(self, part: nn.Module) -> InputKeeping:
         """For one chain or norm of a part, with noise of its own."""
         if self.policy.codec is not None and not self.codes_at(part):

@@ -48,7 +48,7 @@ class TileMasks:
 
     def of(self, tile: slice) -> Tensor:
         """The packed mask of one tile."""
-        start = tile.start // self._samples * self._tile_bytes
+        start = tile.start // max(self._samples, 1) * self._tile_bytes
         return self.bits[start : start + self._bytes(tile)]
 
 

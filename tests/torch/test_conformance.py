@@ -160,6 +160,23 @@ def test_no_grad_gives_what_eval_gives_and_keeps_nothing(family: Family, flags: 
     assert without.grad_fn is None
 
 
+CODED = [family for family in FAMILIES.values() if family.build.func is not LSTM]
+
+
+@pytest.mark.parametrize("family", CODED)
+def test_codes_keep_less_still_and_change_no_name(family: Family) -> None:
+    plain, coded = family.build(), family.build(efficient=True, compressed=2)
+    assert list(plain.state_dict()) == list(coded.state_dict())
+    saved, alone = (
+        measure_step(m, family.inputs, execute=False).saved_bytes for m in (coded, family.build(efficient=True))
+    )
+    assert saved < alone
+    coded.set_grad_checkpointing()
+    assert measure_step(coded, family.inputs, execute=False).saved_bytes < alone
+    step(coded, inputs_of(family, torch.float32))
+    assert all(torch.isfinite(parameter.grad).all() for parameter in coded.parameters())
+
+
 @every_row
 def test_names_and_shapes_do_not_depend_on_flags(family: Family, flags: Flags) -> None:
     plain, other = family.build(), family.build(**flags)

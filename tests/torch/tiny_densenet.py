@@ -70,6 +70,15 @@ def assert_same(
     assert difference <= tolerance, f"{name} differs by {difference:.2e}, allowed {tolerance:.0e}"
 
 
+def assert_only_gradients_differ(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Raise unless all but the gradients of a `step` is equal to the bit, and these are finite."""
+    for name in expected:
+        if "gradient" not in name and name != "inputs":
+            assert torch.equal(found[name], expected[name]), name
+        else:
+            assert torch.isfinite(found[name]).all(), name
+
+
 def gradients(model: nn.Module, inputs: Tensor) -> Tensor:
     """All parameters' gradients, one after the other."""
     model.zero_grad()
