@@ -1,5 +1,4 @@
-"""Memory and time of a 2-layer LSTM (hidden 512) over long sequences in PyTorch: plain, checkpointed, efficient,
-compressed.
+"""Memory and time of a 2-layer LSTM (hidden 512) over long sequences in PyTorch: plain, efficient and compressed.
 
 Run: python benchmarks/lstm_torch.py [--steps 1024 4096] [--repeats 3] [--device cpu] [--csv FILE]
 Peaks hold parameters and gradients, counted by the project's tracker; the second table needs no computing. Times are

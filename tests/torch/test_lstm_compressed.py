@@ -52,6 +52,7 @@ def lossless(monkeypatch: pytest.MonkeyPatch) -> None:
         assert parts[0].shape == shape
         return parts[0].clone()
 
+    monkeypatch.setattr("pytorch_models.saving.lstm_storage.SHORT_CHUNK", 16)  # two chunks of 37 steps
     monkeypatch.setattr(SequenceCodec, "encode", lambda _, values, seed: (values.clone(),))
     monkeypatch.setattr(SequenceCodec, "decode", decode)
 
@@ -72,12 +73,12 @@ def any_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.usefixtures("any_way")
 @pytest.mark.parametrize("flags", [{}, EFFICIENT], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("dtype", "steps"), [(torch.float32, LONG), (torch.float64, 37)], ids=str)
 def test_outputs_and_the_random_stream_do_not_change_by_a_bit(
-    dtype: torch.dtype, shape: dict[str, Any], flags: dict[str, Any]
+    dtype: torch.dtype, steps: int, shape: dict[str, Any], flags: dict[str, Any]
 ) -> None:
     _, exact, coded = models(dtype, **shape, **flags)
-    inputs = batch(exact, LONG)
+    inputs = batch(exact, steps)
     expected, found = step(exact, inputs), step(coded, inputs)
     for name in ("outputs", "random"):
         assert torch.equal(found[name], expected[name]), name
@@ -88,18 +89,17 @@ def test_outputs_and_the_random_stream_do_not_change_by_a_bit(
 @pytest.mark.usefixtures("any_way", "lossless")
 @pytest.mark.parametrize("flags", [{}, EFFICIENT], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("steps", [1, 37, 270])
+@pytest.mark.parametrize("steps", [1, 37])
 def test_gradients_are_exact_where_nothing_is_rounded(steps: int, shape: dict[str, Any], flags: dict[str, Any]) -> None:
     plain, _, coded = models(torch.float64, **shape, **flags)
     assert_same(step(coded, batch(plain, steps)), step(plain, batch(plain, steps)))
 
 
-@pytest.mark.usefixtures("any_way", "lossless")
+@pytest.mark.usefixtures("lossless")
 @pytest.mark.parametrize("shape", [{}, {"bidirectional": True, "num_layers": 3}], ids=str)
-@pytest.mark.parametrize("trained", ["classifier", "weight_hh_l1", "weight_ih_l0", "bias_ih_l0", "bias_hh_l1"])
-@pytest.mark.parametrize("flags", [{}, EFFICIENT], ids=str)
-def test_frozen_parts(trained: str, shape: dict[str, Any], flags: dict[str, Any]) -> None:
-    plain, _, coded = models(torch.float64, **shape, **flags)
+@pytest.mark.parametrize("trained", ["classifier", "weight_hh_l1", "bias_ih_l0"])
+def test_frozen_parts(trained: str, shape: dict[str, Any]) -> None:
+    plain, _, coded = models(torch.float64, **shape)
     for needs_input in (False, True):
         found = []
         for model in (coded, plain):
