@@ -71,7 +71,7 @@ def load_weights(model: nn.Module, path: str | Path, *, resize_head: bool = True
         found = {name: torch.from_numpy(value.copy()) for name, value in arrays.items()}
     else:
         found = _read_torch_file(path)
-    found = {_canonical_name(model, name): tensor for name, tensor in found.items()}
+    found = _by_canonical_name(model, path, found)
     own = model.state_dict()
     needed, came = _shapes(own), _shapes(found)
     head = _head(model) if resize_head else None
@@ -136,6 +136,15 @@ def _canonical_name(model: nn.Module, name: str) -> str:
     name = strip_wrappers(name)
     translate = getattr(model, "canonical_name", None)
     return translate(name) if translate is not None else name
+
+
+def _by_canonical_name(model: nn.Module, path: Path, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    came_as: dict[str, str] = {}
+    for name in found:
+        other = came_as.setdefault(_canonical_name(model, name), name)
+        if other != name:
+            raise WeightsError(f"{path}: {other} and {name} are names of one and the same parameter: leave one out")
+    return {canonical_name: found[name] for canonical_name, name in came_as.items()}
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

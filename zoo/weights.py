@@ -101,9 +101,17 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None
     except SafetensorError as error:
         raise WeightsError(f"{path} is not a whole safetensors file: {error}") from None
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    network = header.get("__metadata__", {}).get(_NETWORK)
     arrays = {name: _array(f"{path}: {name}", tensor) for name, tensor in tensors}
-    return arrays, json.loads(network) if network is not None else None
+    return arrays, _description(header.get("__metadata__", {}).get(_NETWORK))
+
+
+def _description(network: str | None) -> dict[str, Any] | None:
+    """What `write` said of the network; None where others use the same key for something else."""
+    try:
+        described = json.loads(network or "null")
+    except json.JSONDecodeError:
+        return None
+    return described if isinstance(described, dict) else None
 
 
 def _require_safetensors() -> None:

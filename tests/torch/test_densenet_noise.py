@@ -11,7 +11,7 @@ from test_densenet_compressed import EFFICIENT, force
 from tiny_densenet import gradients, images, same_but_compressed
 from torch import Tensor, nn
 
-from pytorch_models.compression import NoiseSeeds
+from pytorch_models.compression import NoiseSeeds, NormCodec
 
 
 def bias_and_noise(coded: nn.Module, exact: nn.Module, seeds: int, inputs: Tensor | None = None) -> tuple[float, float]:
@@ -77,3 +77,23 @@ def test_seeds_differ_from_one_another() -> None:
     assert len(found) == 1000
     assert min(found) >= 0
     assert max(found) < 2**63
+
+
+@pytest.mark.parametrize("flags", [{}, EFFICIENT], ids=str)
+def test_all_that_one_model_rounds_has_noise_of_its_own(flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors that meet in a product must not share noise; two forward passes before a backward pass do meet."""
+    force(monkeypatch, "features coded")
+    seeds: list[int] = []
+    encode = NormCodec.encode
+
+    def noted(codec: NormCodec, values: Tensor, mean: Tensor, inv_std: Tensor, seed: int) -> tuple[Tensor, ...]:
+        seeds.append(seed)
+        return encode(codec, values, mean, inv_std, seed)
+
+    monkeypatch.setattr(NormCodec, "encode", noted)
+    _, coded = same_but_compressed(2, **flags)
+    for _ in range(2):
+        coded(images(dtype=torch.float32))
+    layers = sum(name.endswith("conv2") for name, _ in coded.named_modules())
+    assert len(seeds) >= 2 * 2 * layers, "features and 1x1 outputs of every layer"
+    assert len(set(seeds)) == len(seeds)

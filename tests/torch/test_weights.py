@@ -216,3 +216,20 @@ def test_create_model_loads_a_checkpoint(tmp_path: Path) -> None:
     assert model(images().float()).shape == (5, 3)
     with pytest.raises(FileNotFoundError, match="checkpoint_path: there is no file"):
         zoo.create_model("densenet_bc_40_12", checkpoint_path=tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize("network", ["{", "3", "[1]", "null", ""])
+def test_what_others_say_of_a_network_is_not_looked_at(tmp_path: Path, network: str) -> None:
+    from safetensors.torch import save_file
+
+    source, target = trained(), DenseNet(**TINY)
+    save_file(source.state_dict(), tmp_path / "w.safetensors", metadata={"network": network})
+    load_weights(target, tmp_path / "w.safetensors")
+    assert same_tensors(source.state_dict(), target.state_dict())
+
+
+def test_one_parameter_under_two_names_is_refused(tmp_path: Path) -> None:
+    state = trained().state_dict()
+    torch.save(state | {"module.classifier.bias": state["classifier.bias"] + 1}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"classifier\.bias and module\.classifier\.bias are names of one and the"):
+        load_weights(DenseNet(**TINY), tmp_path / "w.pth")
