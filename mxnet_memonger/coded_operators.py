@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -226,6 +226,18 @@ class _AveragePool(_Operator):
         self._give(0, req, in_grad, values.grad)
 
 
+class _Dependencies(list[int]):
+    """What a backward pass reads, which a loop sees as empty.
+
+    MXNet 1.9.1 takes the dependencies from the list, and then walks over it to remember, of all operators in the
+    process, those of the last one alone. By them every operator asks for the kind of arrays that it may not have got,
+    and fails ("unknown storage type: -1"). With nothing remembered, arrays are taken to be dense, as all of these are.
+    """
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(())
+
+
 class _Kind(mx.operator.CustomOpProp):  # type: ignore[misc] - MXNet is untyped
     """What MXNet asks about an operator before it runs. `settings`, in JSON, say all that the arguments do not."""
 
@@ -269,7 +281,7 @@ class _Kind(mx.operator.CustomOpProp):  # type: ignore[misc] - MXNet is untyped
         return in_shape, [in_shape[0]], []
 
     def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
-        return [*out_grad[:1], *in_data[1:], *out_data[1:]]
+        return _Dependencies([*out_grad[:1], *in_data[1:], *out_data[1:]])
 
 
 class _EncodeKind(_Kind):
@@ -283,7 +295,7 @@ class _EncodeKind(_Kind):
         return in_shape, [[self.code_layout(in_shape[0]).words], [2, channels]], []
 
     def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
-        return list(out_grad)
+        return _Dependencies(out_grad)
 
 
 class _UnitKind(_Kind):
@@ -313,7 +325,7 @@ class _UnitKind(_Kind):
         return in_shape, [outputs, [words(bits)]], [channels] * 2
 
     def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
-        return [out_grad[0], *in_data[2:], out_data[1]]
+        return _Dependencies([out_grad[0], *in_data[2:], out_data[1]])
 
 
 class _ConvolutionKind(_Kind):
@@ -325,7 +337,7 @@ class _ConvolutionKind(_Kind):
         return ["data", "weight", *(["bias"] if self.convolution.has_bias else []), *codes]
 
     def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
-        return [out_grad[0], *in_data[self.settings["codec"] is not None :]]
+        return _Dependencies([out_grad[0], *in_data[self.settings["codec"] is not None :]])
 
     def infer_shape(self, in_shape: Any) -> tuple[Any, Any, Any]:
         assert self.convolution is not None, "this kind has one"
@@ -348,7 +360,7 @@ class _MaskKind(_Kind):
         return in_shape, [in_shape[0], [size]], []
 
     def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
-        return [out_grad[0], out_data[1]]
+        return _Dependencies([out_grad[0], out_data[1]])
 
 
 class _PoolKind(_Kind):
@@ -378,7 +390,7 @@ class _MaxPoolKind(_PoolKind):
         return ["output", "positions"]
 
     def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
-        return [out_grad[0], out_data[1]]
+        return _Dependencies([out_grad[0], out_data[1]])
 
     def infer_shape(self, in_shape: Any) -> tuple[Any, Any, Any]:
         outputs = self.outputs(in_shape[0])
