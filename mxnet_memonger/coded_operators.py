@@ -23,8 +23,8 @@ from kernels import checks
 from mxnet_memonger.codes import CodeLayout, ConvolutionShape, as_words, sizes, words
 from mxnet_memonger.numpy_names import mx
 
-ENCODE, UNIT, CONVOLUTION, MASK, MAX_POOL, AVERAGE_POOL = (
-    f"zoo_{name}" for name in ("encode", "norm_unit", "convolution", "mask", "max_pool", "average_pool")
+ENCODE, UNIT, CONVOLUTION, MASK, MAX_POOL, AVERAGE_POOL, JOIN = (
+    f"zoo_{name}" for name in ("encode", "norm_unit", "convolution", "mask", "max_pool", "average_pool", "join")
 )
 Shapes = Sequence[Sequence[int]]
 Arrays = Sequence[Any]
@@ -63,7 +63,7 @@ def normalised_gradient(
     return target, d_weight, d_bias
 
 
-class _Operator(mx.operator.CustomOp):  # type: ignore[misc] - MXNet is untyped
+class _Operator(mx.operator.CustomOp):  # type: ignore[name-defined]
     """An operator's work, for shapes that are known."""
 
     def __init__(self, kind: _Kind, shapes: Shapes) -> None:
@@ -193,6 +193,7 @@ class _Mask(_Unit):
         _Operator.backward(self, req, out_grad, in_data, out_data, in_grad, aux)
         d_out = out_grad[0].asnumpy()
         mask = self._mask(out_data[1], d_out.size)
+        assert mask is not None, "this kind has one"
         if self.kind.activation == "relu6":
             flags = kernels.unpack_regions(mask, d_out.size) == 1
         else:
@@ -238,7 +239,18 @@ class _Dependencies(list[int]):
         return iter(())
 
 
-class _Kind(mx.operator.CustomOpProp):  # type: ignore[misc] - MXNet is untyped
+class _Join(_Operator):
+    """A concatenation, which keeps nothing; MXNet's own keeps its inputs."""
+
+    def backward(self, req: Any, out_grad: Any, in_data: Any, out_data: Any, in_grad: Any, aux: Any) -> None:
+        start, axis = 0, self.kind.settings["dim"]
+        for place, shape in enumerate(self.shapes):
+            part = mx.nd.slice_axis(out_grad[0], axis=axis, begin=start, end=start + shape[axis])
+            self._give(place, req, in_grad, part)
+            start += shape[axis]
+
+
+class _Kind(mx.operator.CustomOpProp):  # type: ignore[name-defined]
     """What MXNet asks about an operator before it runs. `settings`, in JSON, say all that the arguments do not."""
 
     operator: type[_Operator] = _Operator
@@ -363,6 +375,21 @@ class _MaskKind(_Kind):
         return _Dependencies([out_grad[0], out_data[1]])
 
 
+class _JoinKind(_Kind):
+    operator = _Join
+
+    def list_arguments(self) -> list[str]:
+        return [f"part{number}" for number in range(self.settings["parts"])]
+
+    def infer_shape(self, in_shape: Any) -> tuple[Any, Any, Any]:
+        axis, outputs = self.settings["dim"], list(in_shape[0])
+        outputs[axis] = sum(shape[axis] for shape in in_shape)
+        return in_shape, [outputs], []
+
+    def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
+        return _Dependencies(out_grad)
+
+
 class _PoolKind(_Kind):
     def outputs(self, shape: Sequence[int]) -> list[int]:
         """(N, C, H, W) -> the outputs' shape."""
@@ -404,5 +431,6 @@ for _name, _kind in (
     (MASK, _MaskKind),
     (MAX_POOL, _MaxPoolKind),
     (AVERAGE_POOL, _AveragePoolKind),
+    (JOIN, _JoinKind),
 ):
     mx.operator.register(_name)(_kind)

@@ -25,7 +25,8 @@ SMALL: dict[str, tuple[Any, dict[str, Any]]] = {
     "ResNet, images": (ResNet, {"layers": (1, 1), "width": 16, "small_inputs": False, "num_classes": 10}),
     "MobileNetV2": (MobileNetV2, {"width_mult": 0.35, "num_classes": 10}),
 }
-ROUNDED = ("DenseNet, padded", "DenseNet, dropout", "DenseNet, images")  # MKL-DNN chooses by how arrays happen to lie: docs/mxnet.md
+# MKL-DNN chooses how to compute by how arrays happen to lie: docs/mxnet.md
+ROUNDED = ("DenseNet, padded", "DenseNet, dropout", "DenseNet, images")
 
 
 def step(model: Any, images: np.ndarray) -> dict[str, np.ndarray]:
