@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -23,8 +23,8 @@ from kernels import checks
 from mxnet_memonger.codes import CodeLayout, ConvolutionShape, as_words, sizes, words
 from mxnet_memonger.numpy_names import mx
 
-ENCODE, UNIT, CONVOLUTION, MASK, MAX_POOL, AVERAGE_POOL = (
-    f"zoo_{name}" for name in ("encode", "norm_unit", "convolution", "mask", "max_pool", "average_pool")
+ENCODE, UNIT, CONVOLUTION, MASK, MAX_POOL, AVERAGE_POOL, JOIN = (
+    f"zoo_{name}" for name in ("encode", "norm_unit", "convolution", "mask", "max_pool", "average_pool", "join")
 )
 Shapes = Sequence[Sequence[int]]
 Arrays = Sequence[Any]
@@ -63,7 +63,7 @@ def normalised_gradient(
     return target, d_weight, d_bias
 
 
-class _Operator(mx.operator.CustomOp):  # type: ignore[misc] - MXNet is untyped
+class _Operator(mx.operator.CustomOp):  # type: ignore[name-defined]
     """An operator's work, for shapes that are known."""
 
     def __init__(self, kind: _Kind, shapes: Shapes) -> None:
@@ -193,6 +193,7 @@ class _Mask(_Unit):
         _Operator.backward(self, req, out_grad, in_data, out_data, in_grad, aux)
         d_out = out_grad[0].asnumpy()
         mask = self._mask(out_data[1], d_out.size)
+        assert mask is not None, "this kind has one"
         if self.kind.activation == "relu6":
             flags = kernels.unpack_regions(mask, d_out.size) == 1
         else:
@@ -226,7 +227,30 @@ class _AveragePool(_Operator):
         self._give(0, req, in_grad, values.grad)
 
 
-class _Kind(mx.operator.CustomOpProp):  # type: ignore[misc] - MXNet is untyped
+class _Dependencies(list[int]):
+    """What a backward pass reads, which a loop sees as empty.
+
+    MXNet 1.9.1 takes the dependencies from the list, and then walks over it to remember, of all operators in the
+    process, those of the last one alone. By them every operator asks for the kind of arrays that it may not have got,
+    and fails ("unknown storage type: -1"). With nothing remembered, arrays are taken to be dense, as all of these are.
+    """
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(())
+
+
+class _Join(_Operator):
+    """A concatenation, which keeps nothing; MXNet's own keeps its inputs."""
+
+    def backward(self, req: Any, out_grad: Any, in_data: Any, out_data: Any, in_grad: Any, aux: Any) -> None:
+        start, axis = 0, self.kind.settings["dim"]
+        for place, shape in enumerate(self.shapes):
+            part = mx.nd.slice_axis(out_grad[0], axis=axis, begin=start, end=start + shape[axis])
+            self._give(place, req, in_grad, part)
+            start += shape[axis]
+
+
+class _Kind(mx.operator.CustomOpProp):  # type: ignore[name-defined]
     """What MXNet asks about an operator before it runs. `settings`, in JSON, say all that the arguments do not."""
 
     operator: type[_Operator] = _Operator
@@ -269,7 +293,7 @@ class _Kind(mx.operator.CustomOpProp):  # type: ignore[misc] - MXNet is untyped
         return in_shape, [in_shape[0]], []
 
     def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
-        return [*out_grad[:1], *in_data[1:], *out_data[1:]]
+        return _Dependencies([*out_grad[:1], *in_data[1:], *out_data[1:]])
 
 
 class _EncodeKind(_Kind):
@@ -283,7 +307,7 @@ class _EncodeKind(_Kind):
         return in_shape, [[self.code_layout(in_shape[0]).words], [2, channels]], []
 
     def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
-        return list(out_grad)
+        return _Dependencies(out_grad)
 
 
 class _UnitKind(_Kind):
@@ -313,7 +337,7 @@ class _UnitKind(_Kind):
         return in_shape, [outputs, [words(bits)]], [channels] * 2
 
     def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
-        return [out_grad[0], *in_data[2:], out_data[1]]
+        return _Dependencies([out_grad[0], *in_data[2:], out_data[1]])
 
 
 class _ConvolutionKind(_Kind):
@@ -325,7 +349,7 @@ class _ConvolutionKind(_Kind):
         return ["data", "weight", *(["bias"] if self.convolution.has_bias else []), *codes]
 
     def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
-        return [out_grad[0], *in_data[self.settings["codec"] is not None :]]
+        return _Dependencies([out_grad[0], *in_data[self.settings["codec"] is not None :]])
 
     def infer_shape(self, in_shape: Any) -> tuple[Any, Any, Any]:
         assert self.convolution is not None, "this kind has one"
@@ -348,7 +372,22 @@ class _MaskKind(_Kind):
         return in_shape, [in_shape[0], [size]], []
 
     def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
-        return [out_grad[0], out_data[1]]
+        return _Dependencies([out_grad[0], out_data[1]])
+
+
+class _JoinKind(_Kind):
+    operator = _Join
+
+    def list_arguments(self) -> list[str]:
+        return [f"part{number}" for number in range(self.settings["parts"])]
+
+    def infer_shape(self, in_shape: Any) -> tuple[Any, Any, Any]:
+        axis, outputs = self.settings["dim"], list(in_shape[0])
+        outputs[axis] = sum(shape[axis] for shape in in_shape)
+        return in_shape, [outputs], []
+
+    def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
+        return _Dependencies(out_grad)
 
 
 class _PoolKind(_Kind):
@@ -378,7 +417,7 @@ class _MaxPoolKind(_PoolKind):
         return ["output", "positions"]
 
     def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
-        return [out_grad[0], out_data[1]]
+        return _Dependencies([out_grad[0], out_data[1]])
 
     def infer_shape(self, in_shape: Any) -> tuple[Any, Any, Any]:
         outputs = self.outputs(in_shape[0])
@@ -392,5 +431,6 @@ for _name, _kind in (
     (MASK, _MaskKind),
     (MAX_POOL, _MaxPoolKind),
     (AVERAGE_POOL, _AveragePoolKind),
+    (JOIN, _JoinKind),
 ):
     mx.operator.register(_name)(_kind)

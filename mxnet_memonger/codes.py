@@ -78,7 +78,7 @@ class CodeLayout:
     def encode(self, values: np.ndarray, seed: int) -> np.ndarray:
         """Codes of `count` values as float32 values."""
         made = self._codec.encode(np.ascontiguousarray(values).reshape(-1), seed)
-        return np.concatenate([as_words(made.parts), np.float32([made.signed])])
+        return np.concatenate([as_words(made.parts), np.array([made.signed], np.float32)])
 
     def decode(self, carried: np.ndarray) -> np.ndarray:
         """The values, (count,)."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mxnet_memonger.binding import VALUE
-from mxnet_memonger.coded_operators import AVERAGE_POOL, CONVOLUTION, ENCODE, MASK, MAX_POOL, UNIT
+from mxnet_memonger.coded_operators import AVERAGE_POOL, CONVOLUTION, ENCODE, JOIN, MASK, MAX_POOL, UNIT
 from mxnet_memonger.codes import ConvolutionShape
 from mxnet_memonger.numpy_names import mx
 from mxnet_memonger.saving import check_symbol
@@ -15,8 +15,10 @@ from mxnet_memonger.symbol_graph import Entry, GraphNode, SymbolGraph
 
 TRUE = ("True", "1", "true")
 
-LINEAR = ("elemwise_add", "Concat", "Reshape", "Flatten", "expand_dims", "transpose", "slice", "pad", "Pad", "_copy")
-LINEAR = (*LINEAR, "_Plus", "_plus")
+LINEAR = (
+    *("elemwise_add", "_Plus", "_plus", "Concat", "Reshape", "Flatten", "expand_dims", "transpose"),
+    *("slice", "pad", "Pad", "_copy"),
+)
 
 
 def compress(sym: Any, codec: str) -> Any:
@@ -103,7 +105,11 @@ class _Rewriting:
         self.values |= {(node.index, place): (made[0], place) for place in range(3)}  # a norm has three outputs
         if node.op in LINEAR:
             flows = [self.flows[entry] for entry in node.inputs]
-            self.flows[node.index, 0] = self._copy(node, flows, name=f"{node.name}.flow")
+            if node.op == "Concat":
+                settings = {"parts": len(flows), "dim": int(node.attributes.get("dim", 1))}
+                self.flows[node.index, 0] = self._custom(JOIN, node, flows, settings)
+            else:
+                self.flows[node.index, 0] = self._copy(node, flows, name=f"{node.name}.flow")
         elif node.op == "Dropout":
             drawn = [self.flows[node.inputs[0]], (made[0], 1)]
             self.flows[node.index, 0] = self._add("elemwise_mul", f"{node.name}.flow", drawn)

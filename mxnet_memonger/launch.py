@@ -41,11 +41,13 @@ def launch(workers: int, command: Sequence[str]) -> int:
         )
         for rank in range(workers)
     ]
+    code = 1
     try:
-        return _wait(own)
-    finally:
+        code = _wait(own)
+    finally:  # after success scheduler and server end by themselves; with a worker missing they never would
         for process in (*own, *helpers):
-            _end(process, patient=process in helpers)
+            _end(process, patient=process in helpers and code == 0)
+    return code
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:

@@ -36,8 +36,6 @@ class StepRunner:
         executor.arg_dict[LABEL][:] = labels
         executor.forward(is_train=True)
         executor.backward()
-        if self.model.policy.compressed is not None:
-            mx.nd.waitall()  # operators of Python's fail if their executor is gone when their turn comes
         return list(executor.outputs)
 
     def evaluate(self, images: Any, labels: Any) -> list[Any]:

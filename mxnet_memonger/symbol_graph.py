@@ -178,6 +178,6 @@ def backward_reads(graph: SymbolGraph, debug_text: str) -> tuple[frozenset[Entry
 
 
 def _flows(node: GraphNode, output: str) -> bool:
-    """Whether an output is one of this package's zeros. No backward pass reads them; their gradients have their name."""
+    """Whether an output is one of this package's zeros, which no backward pass reads. Gradients have their names."""
     kind = node.attributes.get("op_type", "")
     return node.op == "Custom" and output == "0" and kind.startswith("zoo_") and kind != "zoo_encode"

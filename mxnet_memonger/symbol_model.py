@@ -149,12 +149,13 @@ class SymbolModel(abc.ABC):
         return self._planned[shape]
 
     def _plan(self, shape: tuple[int, ...], ntrial: int) -> Any:
+        shapes: dict[str, Any] = dict(self.shapes(shape))
         return memonger.search_plan(
             self.with_loss(shape),
             ntrial,
             most_recomputed=HALF_A_PASS if self.policy.keep_bottleneck else None,
             workers=None if ntrial else 0,
-            **self.shapes(shape),
+            **shapes,
         )
 
     def set_arrays(self, arrays: Mapping[str, Any]) -> None:

@@ -143,6 +143,38 @@ def test_thresholds_keep_fewer_cuts_as_they_rise() -> None:
     assert saved[0] > saved[1] > saved[2] == 0
 
 
+def chain_of_megabytes(length: int) -> Any:
+    """tanh after tanh, each of 1 MiB, named by their places."""
+    values = mx.sym.Variable("data")
+    for place in range(length):
+        values = mx.sym.tanh(values, name=f"n{place}")
+    return values
+
+
+@pytest.mark.parametrize(
+    ("threshold", "kept", "largest"), [(1, (1, 3, 5, 7), 2), (2, (2, 5), 3), (2.5, (2, 5), 3), (3, (3, 7), 4)]
+)
+def test_a_cut_is_kept_when_more_than_the_threshold_has_piled_up(
+    threshold: float, kept: tuple[int, ...], largest: int
+) -> None:
+    """More than it, not as much; counted anew from each kept cut, which is the last of its own pile."""
+    info: dict[str, Any] = {}
+    shapes = {"data": (256, 1024)}
+    planned = memonger.make_mirror_plan(chain_of_megabytes(9), threshold, info, **shapes)
+    again = {int(name.removeprefix("n")) for name in mirrored_names(planned)}
+    assert set(range(9)) - again - {8} == set(kept)
+    assert info == {"max_size": largest * 2**20, "save_size": len(kept) * 2**20}
+
+
+def test_piles_of_a_search_are_shares_of_a_network() -> None:
+    task = memonger._Task("test", chain_of_megabytes(9), None, {"data": (256, 1024)}, workers=0)
+    with memonger._open_search(task) as search:
+        piles = [sorted(choice.outputs) for choice in search._piles()]
+        names = [[search.space.graph.nodes[index].name for index in pile] for pile in piles]
+    assert names[:2] == [["n2", "n5", "n8"], ["n1", "n3", "n5", "n7"]]  # parts of 9/4 and 9/6 MiB
+    assert names[-1] == [f"n{place}" for place in range(9)]
+
+
 def test_shapes_may_be_carried_by_variables() -> None:
     data = mx.sym.Variable("data", shape=(64, 32))
     values = data

