@@ -103,9 +103,9 @@ def _prepared(asked: Asked) -> Iterator[tuple[Search, Callable[[Plan | None], Ti
     with fake_copy(model, (args, kwargs)) as (copied, (args, kwargs)):
         set_policy(copied, KINDS[KEEP])
         args, kwargs = tree_map_only(Tensor, _with_storage, (args, kwargs))
+        found = trace(copied, lambda: loss(copied(*args, **kwargs)))
         plain_peak, _ = step_bytes(copied, args, kwargs, loss)
         limit = parse_budget(asked.budget, plain_peak)
-        found = trace(copied, lambda: loss(copied(*args, **kwargs)))
         timed = model if asked.times == "measured" else None
         pricing = Pricing(copied, timed, kinds_for(asked.allowed), shape[0] if shape else 1, {})
         graph = cost_graph(found, find_parts(found), pricing, loss, "recompute" in asked.allowed)
