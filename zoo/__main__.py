@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import zoo
 from zoo import flags
@@ -111,7 +112,7 @@ def plan_command(
     built = zoo.create_model(model, framework)
     shape = zoo.image_shape_for(built, image_size, batch_size)
     words = tuple(word.strip() for word in allow.split(",") if word.strip())
-    asked = {"allow": words, "max_noise": max_noise, "times": times, "framework": framework}
+    asked: dict[str, Any] = {"allow": words, "max_noise": max_noise, "times": times, "framework": framework}
     found = study(built, shape, budget=budget, **asked)
     print(found.plan)
     if save is not None:
