@@ -9,7 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import zoo
 from zoo import command, frameworks
 from zoo.atomic_write import atomic_write
 from zoo.data.text_data import Data, TextData
@@ -48,6 +50,7 @@ def demo(
     keep_bottleneck: bool = MemoryPolicy.keep_bottleneck,
     opt_memory: int | None = MemoryPolicy.opt_memory,
     compressed: str | None = None,
+    budget: str | None = None,
     data_dir: str = "data",
     download: bool = True,
     valid_size: int | None = None,
@@ -83,6 +86,7 @@ def demo(
         keep_bottleneck: with --efficient, keep every convolution's output: more memory, less time
         opt_memory: 0 to 4, one of the five classic levels instead of --efficient
         compressed: store what is kept in few bits, lossy: 1, 2, 4, 8, fixed:3, half, L3, gact:4, autoquantz
+        budget: bytes of a step, 2GiB, or 0.3 of what the plain network needs: a plan decides what is kept, exactly
         data_dir: folder of downloaded data sets
         download: download files that are missing
         valid_size: training images held back to choose the best epoch
@@ -118,6 +122,8 @@ def demo(
     framework_package.set_seed(seed)
     network = framework_package.build_model(experiment.config, experiment.policy)
     say_what_starts(experiment, images)
+    if experiment.budget is not None:
+        keep_within_budget(network, experiment, images)
     result = framework_package.train(network, images, experiment.options)
     say_what_came(result)
     if not Launch.from_environment().is_first:
@@ -174,6 +180,18 @@ def say_what_starts(experiment: Experiment, images: Data) -> None:
     print(f"train   {epochs}, batch {options.batch_size}, lr {options.lr:g}, seed {options.seed}")
     if options.batch_size > training:
         print(f"note    batch {options.batch_size} is more than the {training} training {kind}: a step takes them all")
+
+
+def keep_within_budget(network: Any, experiment: Experiment, images: Data) -> None:
+    """Plan the network for the batch it is trained with, carry the plan out, and say what it costs."""
+    options = experiment.options
+    batch = min(options.batch_size, len(images.train_labels) - options.valid_size)
+    shape = (batch, *images.train_inputs.shape[1:])
+    with command.expected_errors(command.USAGE):
+        # Counted, not timed: a resumed run makes the same plan.
+        made = zoo.plan(network, shape, budget=experiment.budget, times="counted", framework=experiment.framework)
+    made.apply(network)
+    print("plan    " + "\n        ".join(made.summary().splitlines()[1:]))
 
 
 def draw(experiment: Experiment, data: str, folder: Path | None, comparison: Sequence[MemoryReport] = ()) -> None:

@@ -1,10 +1,12 @@
-"""The command `zoo` (or `python -m zoo`): list models, measure one, look at what is installed."""
+"""The command `zoo` (or `python -m zoo`): list models, measure or plan one, look at what is installed."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import zoo
 from zoo import flags
@@ -76,6 +78,53 @@ def measure_command(
     return DONE
 
 
+def plan_command(
+    model: str | None = None,
+    budget: str | None = None,
+    *,
+    batch_size: int = 64,
+    image_size: int | None = None,
+    allow: str = "recompute",
+    max_noise: float | None = None,
+    times: str = "measured",
+    save: str | None = None,
+    pictures: str | None = None,
+    framework: str = "torch",
+) -> int:
+    """Print what each part of a model should keep, recompute or compress so that a training step fits a byte budget.
+
+    Args:
+        model: its name, also without --model; `zoo list` prints the names
+        budget: 2GiB, 512MB, bytes, or a share of what the plain model needs, as 0.3
+        batch_size: images
+        image_size: height and width in pixels
+        allow: recompute (exact), compress (lossy, unbiased), or both: recompute,compress
+        max_noise: the most that compression may round, as a share of the kept values' variance
+        times: measured, each kind of part is run for a moment; or counted, by operations and bytes
+        save: file for the plan, to be read by zoo.planner.Plan.load
+        pictures: folder for memory.png, frontier.png and parts.png
+        framework: where to build the model
+    """
+    if model is None or budget is None:
+        raise ValueError("name a model and a budget, such as `zoo plan resnet50 2GiB`; `zoo list` prints the models")
+    from zoo.planning import study
+
+    built = zoo.create_model(model, framework)
+    shape = zoo.image_shape_for(built, image_size, batch_size)
+    words = tuple(word.strip() for word in allow.split(",") if word.strip())
+    asked: dict[str, Any] = {"allow": words, "max_noise": max_noise, "times": times, "framework": framework}
+    found = study(built, shape, budget=budget, **asked)
+    print(found.plan)
+    if save is not None:
+        found.plan.save(save)
+        print(f"\nsaved {save}")
+    if pictures is not None:
+        from zoo.plan_pictures import draw_study
+
+        print("\n" + "\n".join(f"drawn {path}" for path in draw_study(found, Path(pictures).expanduser())))
+    return DONE
+
+
 def doctor_command() -> int:
     """Print what is installed, and run a training step of every framework that is."""
     from zoo.doctor import diagnose
@@ -86,7 +135,7 @@ def doctor_command() -> int:
 
 
 COMMANDS: Mapping[str, Callable[..., int]] = MappingProxyType(
-    {"list": list_command, "measure": measure_command, "doctor": doctor_command}
+    {"list": list_command, "measure": measure_command, "plan": plan_command, "doctor": doctor_command}
 )
 DEFAULT_HELP: Mapping[str, str] = MappingProxyType(
     {
@@ -95,6 +144,10 @@ DEFAULT_HELP: Mapping[str, str] = MappingProxyType(
         "opt_memory": "not set",
         "compressed": "not set",
         "image_size": "32 or 224",
+        "budget": "none: it is needed",
+        "max_noise": "any",
+        "save": "not saved",
+        "pictures": "none are drawn",
     }
 )
 

@@ -40,6 +40,7 @@ DEFAULTS_IN_WORDS: Mapping[str, object] = MappingProxyType(
         "drop_rate": "as published: 0, of MobileNetV2 0.2",
         "opt_memory": "not used",
         "compressed": "not used",
+        "budget": "not used",
         "valid_size": f"{VALID_SIZE}, or a tenth of the training images if that is less",
     }
 )
@@ -67,6 +68,7 @@ class Experiment:
         config: the network, of any family (its number of classes is the data's, once that is read).
         policy: what the network keeps for its backward pass.
         options: how it is trained.
+        budget: of a step's bytes, for which a plan decides what is kept; None = the policy decides.
         compare: measure a step of the plain and the efficient network at the end.
     """
 
@@ -78,6 +80,7 @@ class Experiment:
     policy: MemoryPolicy
     options: TrainingOptions
     compare: bool
+    budget: str | None = None
 
     def load_data(self) -> Data:
         """The images, in colour for networks that read three channels; or the text.
@@ -129,6 +132,10 @@ def complete(given: Mapping[str, Value], defaults: Mapping[str, Value]) -> dict[
         filled |= {"efficient": False, "keep_bottleneck": False, "compressed": None}
     elif any(given.get(name) for name in ("efficient", "keep_bottleneck", "compressed")):
         filled["opt_memory"] = None
+    if given.get("budget") is not None:
+        filled |= {"efficient": False, "keep_bottleneck": False, "opt_memory": None, "compressed": None}
+    elif any(given.get(name) for name in ("efficient", "compressed")) or given.get("opt_memory") is not None:
+        filled["budget"] = None
     if given.get("efficient") is False:
         filled["keep_bottleneck"] = False
     return {**filled, **{name: value for name, value in given.items() if not (name == "data" and value is None)}}
@@ -146,6 +153,8 @@ def plan(flags: Mapping[str, Any]) -> Experiment:
     config = find_network(flags)
     policy = MemoryPolicy(flags["efficient"], flags["keep_bottleneck"], flags["opt_memory"], flags["compressed"])
     config.check_policy(policy)
+    if flags["budget"] is not None:
+        _check_budget(flags["budget"], policy)
     chosen = {field.name: flags[field.name] for field in dataclasses.fields(TrainingOptions) if field.name in flags}
     if chosen["valid_size"] is None:
         del chosen["valid_size"]
@@ -165,8 +174,16 @@ def plan(flags: Mapping[str, Any]) -> Experiment:
         _require("matplotlib", "--save (it draws the run)", "'memory-efficient-zoo[demo]'")
         if Launch.from_environment().is_first:  # which makes the folder, perhaps before another process gets here
             check_save_folder(options.save, options.resume, flags)
-    asked = {name: flags[name] for name in ("framework", "data", "data_dir", "download", "compare")}
+    asked = {name: flags[name] for name in ("framework", "data", "data_dir", "download", "compare", "budget")}
     return Experiment(config=config, policy=policy, options=options, **asked)
+
+
+def _check_budget(budget: str, policy: MemoryPolicy) -> None:
+    from zoo.planner.budget import parse_budget
+
+    parse_budget(budget, 2**60)
+    if policy != MemoryPolicy():
+        raise ValueError(f"--budget {budget} and {policy} both say what to keep: give one of them")
 
 
 def _with_whole_paths(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def draw_training(metrics_csv: Path, png: Path, comparison: Sequence[MemoryRepor
         figure.suptitle(textwrap.fill(title, TITLE_COLUMNS), fontsize="medium")
     if comparison:
         _draw_memory(panels[1], comparison)
-    _save(figure, png)
+    save_png(figure, png)
 
 
 def read_metrics(metrics_csv: Path) -> dict[str, list[float]]:
@@ -121,7 +121,8 @@ def _draw_memory(panel: SubFigure, comparison: Sequence[MemoryReport]) -> None:
     panel.legend(frameon=False, loc="outside lower center", ncols=min(len(names), 4))
 
 
-def _save(figure: Figure, png: Path) -> None:
+def save_png(figure: Figure, png: Path) -> None:
+    """Write a figure in one step; its folder is made."""
     png.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(png) as file:
         figure.savefig(file, format="png", dpi=120)

@@ -11,6 +11,7 @@ from zoo.measuring import image_shape_for
 
 if TYPE_CHECKING:
     from zoo.planner import Plan
+    from zoo.planner.study import PlanStudy
 
 MOST_TRIES = 12
 BATCH = 64
@@ -63,6 +64,24 @@ def plan(
     package = _package(framework)
     asked = {"allow": allow, "max_noise": max_noise, "objective": objective, "loss": loss, "times": times}
     found: Plan = package.make_plan(model, _batch(model, batch), budget=budget, **asked)
+    return found
+
+
+def study(
+    model: Any,
+    batch: Any = BATCH,
+    *,
+    budget: int | float | str,
+    allow: str | Iterable[str] = ("recompute",),
+    max_noise: float | None = None,
+    loss: Callable[[Any], Any] | None = None,
+    times: str = "measured",
+    framework: str = "torch",
+) -> PlanStudy:
+    """`plan`, with what `zoo.plan_pictures` draws beside it."""
+    package = _package(framework)
+    asked = {"allow": allow, "max_noise": max_noise, "loss": loss, "times": times}
+    found: PlanStudy = package.study_plan(model, _batch(model, batch), budget=budget, **asked)
     return found
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -24,11 +24,12 @@ from pytorch_models.planning.step import Loss, as_call, default_loss, step_bytes
 from pytorch_models.planning.timeline import timeline_of
 from pytorch_models.planning.trace import fake_copy, tensors_in, trace
 from zoo.choices import unknown
-from zoo.planner import Plan, parse_budget
+from zoo.planner import InfeasibleBudgetError, Plan, parse_budget
 from zoo.planner.kinds import KEEP, KINDS, check_allowed, kinds_for
+from zoo.planner.methods import known_methods
 from zoo.planner.study import PlanStudy, Timeline, frontier_of, points_of_methods
 
-__all__ = ["apply_plan", "make_plan", "remove_plan", "study_plan"]
+__all__ = ["apply_plan", "make_plan", "remove_plan", "study_plan", "sweep_plans"]
 
 Result = TypeVar("Result")
 
@@ -81,6 +82,34 @@ def study_plan(
         return PlanStudy(plan, frontier_of(search.graph), points_of_methods(search.graph), timelines)
 
 
+def sweep_plans(
+    model: nn.Module,
+    batch: Any,
+    budgets: Iterable[int | float | str],
+    *,
+    allow: str | Iterable[str] = ("recompute",),
+    loss: Callable[[Any], Tensor] | None = None,
+    times: str = "measured",
+) -> tuple[list[Plan | InfeasibleBudgetError], dict[str, Plan]]:
+    """A plan, or why there is none, for each budget, from one pricing of the model; and the known methods' plans.
+
+    The methods' plans (`zoo.planner.methods`) are measured as the others are; their budget is what they need.
+    """
+    asked = Asked(model, batch, 2**60, _checked(model, 2**60, allow, "time", times), None, loss, times)
+    plans: list[Plan | InfeasibleBudgetError] = []
+    with _prepared(asked) as (search, _):
+        for budget in budgets:
+            limit = parse_budget(budget, search.words["plain_peak_bytes"])
+            one = replace(search, words={**search.words, "budget_bytes": limit})
+            vars(one)["solver"] = search.solver
+            try:
+                plans.append(within_budget(one, limit))
+            except InfeasibleBudgetError as error:
+                plans.append(error)
+        methods = {name: search.plan(schedule) for name, schedule in known_methods(search.graph).items()}
+    return plans, {name: replace(plan, budget_bytes=plan.peak_bytes) for name, plan in methods.items()}
+
+
 @dataclass(frozen=True)
 class Asked:
     """What a plan is asked for with; see `make_plan`."""
@@ -103,13 +132,17 @@ def _prepared(asked: Asked) -> Iterator[tuple[Search, Callable[[Plan | None], Ti
     with fake_copy(model, (args, kwargs)) as (copied, (args, kwargs)):
         set_policy(copied, KINDS[KEEP])
         args, kwargs = tree_map_only(Tensor, _with_storage, (args, kwargs))
+        found = trace(copied, lambda: loss(copied(*args, **kwargs)))
         plain_peak, _ = step_bytes(copied, args, kwargs, loss)
         limit = parse_budget(asked.budget, plain_peak)
-        found = trace(copied, lambda: loss(copied(*args, **kwargs)))
         timed = model if asked.times == "measured" else None
         pricing = Pricing(copied, timed, kinds_for(asked.allowed), shape[0] if shape else 1, {})
         graph = cost_graph(found, find_parts(found), pricing, loss, "recompute" in asked.allowed)
-        words = {"framework": "torch", "model": type(model).__name__, "fingerprint": fingerprint_of(model)}
+        words: dict[str, Any] = {
+            "framework": "torch",
+            "model": type(model).__name__,
+            "fingerprint": fingerprint_of(model),
+        }
         words |= {"input_shape": shape, "budget_bytes": limit, "plain_peak_bytes": plain_peak}
         measure = partial(_with_plan, copied, lambda: step_bytes(copied, args, kwargs, loss))
         timeline = partial(_with_plan, copied, lambda: timeline_of(copied, args, kwargs, loss))

@@ -182,10 +182,9 @@ class PlannedForward:
         return outputs
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PlannedForward:
-        module = self.module()
-        copied = PlannedForward(
-            memo.get(id(module), module), copy.deepcopy(self.own, memo), copy.deepcopy(self.root, memo)
-        )
+        module = _alive(self)
+        own, root = copy.deepcopy(self.own, memo), copy.deepcopy(self.root, memo)
+        copied = PlannedForward(memo.get(id(module), module), own, root)
         copied.is_root, copied.index, copied.stretch, copied.bits = self.is_root, self.index, self.stretch, self.bits
         return copied
 

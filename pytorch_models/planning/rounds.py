@@ -50,6 +50,13 @@ class Search:
             return self.solver.solve(target_bytes)
         return solve_quietly(self.graph, target_bytes, self.max_noise)
 
+    def keeping_all(self) -> list[Schedule]:
+        """What may be done where memory is plenty: every part by its fastest option, or just kept."""
+        everything = Schedule.of(self.graph, operations_of(tuple(range(len(self.graph.parts))), self.graph))
+        fastest = self.solver.fastest
+        quiet = self.max_noise is None or noise_of(self.graph, fastest) <= self.max_noise
+        return [fastest, everything] if quiet else [everything]
+
     def smallest_bytes(self) -> int:
         """The lowest peak that is predicted for any schedule."""
         try:
@@ -94,9 +101,11 @@ def within_budget(search: Search, budget_bytes: int, smallest: bool = False) -> 
     """
     best: Plan | None = None
     target = search.smallest_bytes() if smallest else budget_bytes
-    if budget_bytes >= search.words["plain_peak_bytes"]:  # then the plain model is not to be refused for its prediction
-        everything = Schedule.of(search.graph, operations_of(tuple(range(len(search.graph.parts))), search.graph))
-        target = max(target, everything.peak_bytes)
+    if not smallest and budget_bytes >= search.words["plain_peak_bytes"]:
+        for schedule in search.keeping_all():
+            found = search.plan(schedule)
+            if found.peak_bytes <= budget_bytes:
+                return found
     for haste in (1.0,) if smallest else HASTE:
         try:
             schedule = search.schedule(target)

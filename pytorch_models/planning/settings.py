@@ -51,7 +51,7 @@ def set_policy(module: nn.Module, policy: MemoryPolicy) -> dict[str, Any]:
     before: dict[str, Any] = {}
     for name, child in module.named_modules():
         if "policy" in vars(child):
-            before[name], child.policy = child.policy, policy  # type: ignore[assignment]
+            before[name], child.policy = child.policy, policy
         elif isinstance(child, StackedLSTM):
             before[name], child.efficient = child.efficient, policy.efficient
     return before

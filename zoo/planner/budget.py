@@ -31,8 +31,10 @@ def parse_budget(budget: int | float | str, plain_bytes: int | None = None) -> i
     """
     if isinstance(budget, bool) or not isinstance(budget, (int, float, str)):
         raise TypeError(f"budget must be bytes or text such as '2GiB', not {budget!r}")
-    number, unit = budget, ""
-    if isinstance(budget, str):
+    unit = ""
+    if not isinstance(budget, str):
+        number: int | float = budget
+    else:
         found = _BUDGET.fullmatch(budget)
         units = {name.lower(): name for name in UNITS}
         if found is None or found.group(1).count(".") > 1 or (found.group(2) or "B").lower() not in units:

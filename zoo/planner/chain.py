@@ -75,7 +75,9 @@ class ChainSolver:
         if slots < 1:
             raise ValueError(f"slots must be at least 1, not {slots}")
         self.fastest = Schedule.of(chain, _keep_fastest(chain))
-        self._slack = count + 5  # half a slot each, for all that can lie there at once, and one to spare
+        # Half a slot each, for all that can lie there at once, and a few to spare; in long chains roundings up and down
+        # cancel: a few standard deviations of their sum are enough.
+        self._slack = min(count + 5, 4 * math.isqrt(count) + 20)
         self._unit = _slot_bytes(chain, max(self.fastest.peak_bytes, 1), slots)
         self._tables = Tables(chain, self._unit, -(-self.fastest.peak_bytes // self._unit) + self._slack)
         self._found: dict[int, Schedule] = {}
@@ -90,7 +92,8 @@ class ChainSolver:
             schedule = self._schedule(room)
             if schedule.peak_bytes <= budget_bytes:
                 return schedule
-            room -= 1
+            # Far above the budget, one slot less will not do.
+            room -= max(1, (schedule.peak_bytes - budget_bytes) // (4 * self._unit))
         return self.smallest
 
     def frontier(self, points: int = 32) -> list[Schedule]:

@@ -26,7 +26,8 @@ def nested_steps(operations: Iterable[Operation]) -> Steps:
         ((0,), ((1,), 2), 3)
     """
     top: list[object] = []
-    current, waiting = top, {}  # stretches that are still to be run again, by their first part
+    current = top
+    waiting: dict[int, list[object]] = {}  # stretches that are still to be run again, by their first part
     for operation in operations:
         part = operation.part
         if operation.act is Act.BACKWARD:
