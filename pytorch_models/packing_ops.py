@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kernels import checks
-from pytorch_models.kernel_arrays import array_of, format_of, running_on, tensor_of
+from pytorch_models.kernel_arrays import array_of, format_of, rows_of, running_on, tensor_of
 from pytorch_models.operators import define_operator
 
 NEAREST = -1  # the seed that means: round to nearest
@@ -68,6 +68,21 @@ def _dequantize_rows_(codes: Tensor, minima: Tensor, steps: Tensor, bits: list[i
             return
         offsets = array_of(torch.tensor(byte_offsets(bits, length), device=codes.device))
         module.dequantize_samples(*arrays, bits, offsets, length, group=group, dtype=dtype, out=array_of(out))
+
+
+def _dequantize_masked_(
+    codes: Tensor, minima: Tensor, steps: Tensor, bits: int, group: int, scale: Tensor, shift: Tensor, mask: Tensor,
+    out: Tensor,
+) -> None:  # fmt: skip
+    with running_on(out) as module:
+        module.dequantize_affine(
+            *(array_of(tensor) for tensor in (codes, minima, steps)),
+            bits,
+            *(array_of(tensor) for tensor in (scale, shift, rows_of(out))),
+            group=group,
+            mask=array_of(mask),
+            dtype=format_of(out),
+        )
 
 
 def _quantize_channels(values: Tensor, step: Tensor, bits: int, signed: bool, inner: int, seed: int) -> Tensor:
@@ -151,6 +166,12 @@ quantize_rows = define_operator(
 dequantize_rows_ = define_operator(
     "dequantize_rows_(Tensor codes, Tensor minima, Tensor steps, int[] bits, int group, Tensor(a!) out) -> ()",
     _dequantize_rows_,
+)
+# out = mask * (scale * zhat + shift), over (N, C, ...) in one of the layouts of `kernel_arrays.layout_of`
+dequantize_masked_ = define_operator(
+    "dequantize_masked_(Tensor codes, Tensor minima, Tensor steps, int bits, int group, Tensor scale, Tensor shift, "
+    "Tensor mask, Tensor(a!) out) -> ()",
+    _dequantize_masked_,
 )
 quantize_channels = define_operator(
     "quantize_channels(Tensor values, Tensor step, int bits, bool signed, int inner, int seed) -> Tensor",

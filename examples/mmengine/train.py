@@ -24,7 +24,9 @@ def main(arguments: list[str]) -> None:
     changes = dict(argument.split("=", 1) for argument in arguments[1:])
     config.merge_from_dict({key: DictAction._parse_iterable(value) for key, value in changes.items()})
     if config.get("launcher") == "pytorch" and not torch.cuda.is_available():
-        torch.distributed.init_process_group("gloo")  # mmengine's own start chooses a GPU
+        # Without these, mmengine's launcher chooses a GPU for every process.
+        torch.distributed.init_process_group("gloo")
+        config.model_wrapper_cfg = {"type": "MMDistributedDataParallel", "device_ids": None}
     Runner.from_cfg(config).train()
 
 

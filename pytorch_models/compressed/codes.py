@@ -92,7 +92,7 @@ class AffineCode:
     def unpack(self, parts: Parts) -> Tensor:
         *inner, scale, shift = parts
         like = self.inner.like
-        if len(self.inner.widths) == 1 and self.dtype == like.dtype and _in_kernels(self.dtype, scale.dtype, like):
+        if self.is_fused(scale.dtype):
             out = like.empty()
             bits = self.inner.widths[0]
             kernel_ops.dequantize_affine_(*inner, bits, GROUP, scale, shift, out)
@@ -100,6 +100,11 @@ class AffineCode:
         zhat = self.inner.unpack(tuple(inner))
         dims = len(like.shape)
         return torch.addcmul(row(shift, dims), zhat, row(scale, dims)).to(self.dtype)
+
+    def is_fused(self, of_vectors: torch.dtype) -> bool:
+        """Whether one kernel does it all."""
+        like = self.inner.like
+        return len(self.inner.widths) == 1 and self.dtype == like.dtype and _in_kernels(self.dtype, of_vectors, like)
 
 
 def pack_normalised(tensor: Tensor, mean: Tensor, inv_std: Tensor, widths: tuple[int, ...], seed: int) -> Kept:
@@ -189,6 +194,14 @@ class MaskedCode:
 
     def unpack(self, parts: Parts) -> Tensor:
         *inner, mask = parts
+        affine = self.inner
+        if isinstance(affine, AffineCode) and affine.is_fused(inner[-1].dtype):
+            like = affine.inner.like
+            if like.memory_order == self.mask.like.memory_order:
+                out, bits = like.empty(), affine.inner.widths[0]
+                codes, minima, steps, scale, shift = inner
+                packing_ops.dequantize_masked_(codes, minima, steps, bits, GROUP, scale, shift, mask, out)
+                return out
         return self.inner.unpack(tuple(inner)).mul_(self.mask.unpack((mask,)))
 
 
