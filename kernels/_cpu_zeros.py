@@ -108,7 +108,7 @@ def move_parts(parts: int, args: tuple[Any, ...], scratch: np.ndarray) -> None:
 
 def _unsigned(array: np.ndarray) -> np.ndarray:
     # What is read and what is written have one type in `move_part`: read-only or unaligned values are copied.
-    return np.require(array, requirements="AW").reshape(-1).view(UNSIGNED[array.itemsize])
+    return np.require(array, requirements=("A", "W")).reshape(-1).view(UNSIGNED[array.itemsize])
 
 
 def _blocks(count: int) -> np.ndarray:
