@@ -107,7 +107,8 @@ def move_parts(parts: int, args: tuple[Any, ...], scratch: np.ndarray) -> None:
 
 
 def _unsigned(array: np.ndarray) -> np.ndarray:
-    return array.reshape(-1).view(UNSIGNED[array.itemsize])
+    # What is read and what is written have one type in `move_part`: read-only or unaligned values are copied.
+    return np.require(array, requirements=("A", "W")).reshape(-1).view(UNSIGNED[array.itemsize])
 
 
 def _blocks(count: int) -> np.ndarray:

@@ -66,6 +66,7 @@ def group_run(
     ):
         if array is not None:
             checks.buffer(where, label, array, need, kind)
+            checks.writable(where, label, array)
     return run
 
 
@@ -180,6 +181,7 @@ def quantize_fixed(
     run = _fixed_run(where, name, values.size, bits, step, channels, inner)
     if codes is not None:
         checks.buffer(where, "codes", codes, run.size, "uint8")
+        checks.writable(where, "codes", codes)
     start = checks.first_index(where, start, values.size)
     seed = None if seed is None else checks.seed_of(where, seed)
     return FixedRun(name, run.count, run.bits, run.channels, run.inner, run.size, seed, start)
@@ -222,6 +224,7 @@ def compared(where: str, values: Any, dtype: str | None, codes: Any, bits: int) 
     checks.contiguous(where, "values", values)
     if codes is not None:
         checks.buffer(where, "codes", codes, checks.packed_bytes(values.size, bits), "uint8")
+        checks.writable(where, "codes", codes)
     return name
 
 
@@ -242,6 +245,7 @@ def packed(where: str, name: str, values: Any, bits: Any, codes: Any, *dtypes: s
     checks.contiguous(where, name, values)
     if codes is not None:
         checks.buffer(where, "codes", codes, checks.packed_bytes(values.size, bits), "uint8")
+        checks.writable(where, "codes", codes)
     return bits
 
 
@@ -251,6 +255,7 @@ def unpacked(where: str, codes: Any, bits: Any, count: Any, out: Any, kind: str)
     checks.buffer(where, "codes", codes, checks.packed_bytes(count, bits), "uint8")
     if out is not None:
         checks.buffer(where, "out", out, count, kind)
+        checks.writable(where, "out", out)
     return bits, count
 
 
@@ -261,6 +266,7 @@ def zero_expand(where: str, mask: Any, nonzeros: Any, count: Any, out: Any) -> i
     checks.contiguous(where, "nonzeros", nonzeros)
     if out is not None:
         checks.buffer(where, "out", out, count, checks.name_of(nonzeros.dtype))
+        checks.writable(where, "out", out)
     return count
 
 

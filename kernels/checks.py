@@ -18,7 +18,8 @@ MAX_INDEX = 2**63
 @functools.cache
 def name_of(dtype: Any) -> str:
     """A dtype's name; NumPy makes it anew at every question, which takes longer than all checks of a call."""
-    return str(getattr(dtype, "name", dtype))
+    other_order = "" if getattr(dtype, "isnative", True) else " in another machine's byte order"
+    return f"{getattr(dtype, 'name', dtype)}{other_order}"
 
 
 def integer(where: str, name: str, value: Any, low: int, high: int) -> int:
@@ -115,7 +116,18 @@ def out_format(where: str, out: Any, count: int, dtype: Any) -> str:
     name = format_name(where, dtype)
     if out is not None:
         buffer(where, "out", out, count, *(("uint16", name) if name == "bfloat16" else (name,)))
+        writable(where, "out", out)
     return name
+
+
+def writable(where: str, name: str, array: Any) -> None:
+    """`array` may be written to; compiled code would not ask.
+
+    Raises:
+        ValueError: it is read-only.
+    """
+    if not getattr(array.flags, "writeable", True):
+        raise ValueError(f"{where}: {name} is read-only: give an array to write into, or leave it out")
 
 
 def contiguous(where: str, name: str, array: Any) -> None:

@@ -34,6 +34,9 @@ def rows(
     for other, came in (others or {}).items():
         if came is not None:
             checks.same_view(where, other, came, array.shape, array.dtype)
+    for written, came in {label: array, **(others or {})}.items():
+        if written in ("out", "target") and came is not None:
+            checks.writable(where, written, came)
     checks.vectors(where, channels, name == "float64", **vectors)
     return Rows(name, outer, channels, inner)
 
@@ -144,4 +147,5 @@ def pool_gradient(
     checks.buffer(where, "codes", codes, checks.packed_bytes(d_out.size, window.bits), "uint8")
     if out is not None:
         checks.buffer(where, "out", out, shape[0] * shape[1] * shape[2] * shape[3], checks.name_of(d_out.dtype))
+        checks.writable(where, "out", out)
     return name

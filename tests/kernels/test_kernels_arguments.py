@@ -27,6 +27,9 @@ pool = ((2, 2), (2, 2), (0, 0), (1, 1))
 image = np.zeros((1, 1, 4, 4), F32)
 Bad = tuple[str, tuple[Any, ...], dict[str, Any], type[Exception], str]
 norm = (v3, v3, v3, v3)
+fixed_x, fixed_12, fixed_3 = np.zeros((4, 3), F32), np.zeros(12, F32), np.zeros(3, U8)
+for read_only in (fixed_x, fixed_12, fixed_3):
+    read_only.flags.writeable = False
 
 BAD: tuple[Bad, ...] = (
     ("quantize", (x.astype(int), 2), {"seed": 0}, TypeError, "values must be one of float16.*not int64: convert it"),
@@ -97,6 +100,14 @@ BAD: tuple[Bad, ...] = (
     ("norm_backward", (x[:2], x, *norm), {"target": x, "accumulate": True}, ValueError, "d_out has shape"),
     ("norm_backward", (x, x, *norm), {"target": x.T, "accumulate": True}, ValueError, "target has shape"),
     ("norm_backward_coded", (x, *kept, 2, v3), {"target": x, "accumulate": True}, ValueError, "relu needs its mask"),
+    ("quantize", (x.astype(">f4"), 2), {"seed": 0}, TypeError, "not float32 in another machine's byte order: convert"),
+    ("dequantize", (kept[0], kept[1].astype(">u2"), kept[2], 2, 12), {}, TypeError, "minima must be uint16 or float32"),
+    ("channel_statistics", (x.astype(">f8"),), {}, TypeError, "not float64 in another machine's byte order: convert"),
+    ("quantize", (x, 2), {"seed": 0, "codes": fixed_3}, ValueError, "codes is read-only"),
+    ("dequantize", (*kept, 2, 12), {"out": fixed_12}, ValueError, "out is read-only: give an array to write into"),
+    ("dequantize_affine", (*kept, 2, v3, v3, fixed_x), {"activation": "identity"}, ValueError, "out is read-only"),
+    ("affine_activation", (x, v3, v3, fixed_x), {}, ValueError, "out is read-only"),
+    ("subtract_norm_terms", (fixed_x, x, v3, v3, v3), {}, ValueError, "target is read-only"),
     ("subtract_norm_terms", (x, x, v3, v3, v2), {}, ValueError, "slope has 2 elements, but 3 are needed"),
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from kernels import arguments, reference
+from kernels import arguments, cpu, reference
 from kernels.formats import bf16_to_float32
 
 floats = st.floats(width=32)
@@ -145,3 +145,12 @@ def test_max_pooling_is_pytorchs(case: tuple[Any, ...]) -> None:
 def test_a_window_wholly_in_the_padding_is_refused() -> None:
     with pytest.raises(ValueError, match="a window would be all padding"):
         reference.max_pool_positions(np.zeros((1, 1, 1, 4), np.float32), (2, 2), (1, 1), (1, 1), (2, 1))
+
+
+def test_zeros_of_arrays_that_may_not_be_written_or_lie_at_odd_addresses() -> None:
+    values = np.array([0, 1.5, 0, -2, 0], np.float32)
+    odd = np.frombuffer(b"-" + values.tobytes(), np.uint8)[1:].view(np.float32)
+    mask, kept, count = cpu.zero_compress(odd)
+    assert count == 2
+    kept.flags.writeable = mask.flags.writeable = False
+    np.testing.assert_array_equal(cpu.zero_expand(mask, kept, 5), values)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pytorch_models import DenseNet
 from pytorch_models.compression import NoiseSeeds, NormCodec
 from pytorch_models.saving.dense_storage import Bottleneck, DenseStorage, choose_storage
+from pytorch_models.saving.gradient_sink import GradientSink
 from pytorch_models.saving.masks import TileMasks
 from zoo.policy import MemoryPolicy
 
@@ -228,3 +229,11 @@ def test_wrong_codecs_are_refused_before_work(wrong: int | str, kind: type[Excep
 def test_an_empty_batch(flags: dict[str, Any]) -> None:
     _, coded = same_but_compressed(2, **flags)
     assert coded(images(samples=0, dtype=torch.float32)).shape == (0, 5)
+
+
+def test_a_gradient_from_elsewhere_is_added_to_the_one_that_was_left() -> None:
+    sink, left = GradientSink(), torch.ones(2, 3)
+    placeholder = sink.leave(left)
+    assert sink.take(placeholder + 2).tolist() == [[3.0] * 3] * 2
+    assert sink.take(placeholder) is None
+    assert sink.take(sink.leave(left)) is left
