@@ -3,29 +3,26 @@
 In the forward pass they give zeros: values are computed by the ordinary operators beside them, so that these, and the
 layouts in which MKL-DNN holds them, stay as they are. Their gradients are the ordinary operators' for values rebuilt
 from codes: normalised inputs with their statistics, and exact masks (ActNN, arXiv:2104.14129).
-
-MXNet knows operators of Python's by registration alone: this module registers its own when it is imported.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import kernels
 from kernels import checks
-from mxnet_memonger.codes import CodeLayout, ConvolutionShape, as_words, sizes, words
+from mxnet_memonger.codes import CodeLayout, ConvolutionShape, as_words
 from mxnet_memonger.numpy_names import mx
 
-ENCODE, UNIT, CONVOLUTION, MASK, MAX_POOL, AVERAGE_POOL, JOIN = (
-    f"zoo_{name}" for name in ("encode", "norm_unit", "convolution", "mask", "max_pool", "average_pool", "join")
-)
+if TYPE_CHECKING:
+    from mxnet_memonger.coded_kinds import Kind
+
 Shapes = Sequence[Sequence[int]]
 Arrays = Sequence[Any]
 
@@ -63,10 +60,10 @@ def normalised_gradient(
     return target, d_weight, d_bias
 
 
-class _Operator(mx.operator.CustomOp):  # type: ignore[name-defined]
+class Operator(mx.operator.CustomOp):  # type: ignore[name-defined]
     """An operator's work, for shapes that are known."""
 
-    def __init__(self, kind: _Kind, shapes: Shapes) -> None:
+    def __init__(self, kind: Kind, shapes: Shapes) -> None:
         super().__init__()
         self.kind, self.shapes = kind, [tuple(shape) for shape in shapes]
 
@@ -84,7 +81,7 @@ class _Operator(mx.operator.CustomOp):  # type: ignore[name-defined]
                 in_grad[place][:] = 0
 
 
-class _Encode(_Operator):
+class Encode(Operator):
     """data -> codes, (mean, inv_std): of the normalised data, or with eps "" of the data itself."""
 
     @cached_property
@@ -108,7 +105,7 @@ class _Encode(_Operator):
         in_grad[0][:] = 0
 
 
-class _Unit(_Operator):
+class Unit(Operator):
     """Norm, activation and convolution, of which the two last may be missing."""
 
     def forward(self, is_train: bool, req: Any, in_data: Any, out_data: Any, aux: Any) -> None:
@@ -167,7 +164,7 @@ class _Unit(_Operator):
         return zhat, inv_std
 
 
-class _Convolution(_Operator):
+class Convolution(Operator):
     """A convolution of values that no norm made."""
 
     def backward(self, req: Any, out_grad: Any, in_data: Any, out_data: Any, in_grad: Any, aux: Any) -> None:
@@ -186,11 +183,11 @@ class _Convolution(_Operator):
             self._give(2, req, in_grad, d_out.sum(axis=(0, 2, 3)))
 
 
-class _Mask(_Unit):
+class Mask(Unit):
     """A ReLU that no norm is before."""
 
     def backward(self, req: Any, out_grad: Any, in_data: Any, out_data: Any, in_grad: Any, aux: Any) -> None:
-        _Operator.backward(self, req, out_grad, in_data, out_data, in_grad, aux)
+        Operator.backward(self, req, out_grad, in_data, out_data, in_grad, aux)
         d_out = out_grad[0].asnumpy()
         mask = self._mask(out_data[1], d_out.size)
         assert mask is not None, "this kind has one"
@@ -201,7 +198,7 @@ class _Mask(_Unit):
         self._give(0, req, in_grad, d_out * flags.reshape(d_out.shape))
 
 
-class _MaxPool(_Operator):
+class MaxPool(Operator):
     """Keeps where each maximum was."""
 
     def forward(self, is_train: bool, req: Any, in_data: Any, out_data: Any, aux: Any) -> None:
@@ -215,7 +212,7 @@ class _MaxPool(_Operator):
         self._give(0, req, in_grad, kernels.max_pool_gradient(d_out, codes, self.shapes[0], *self.kind.window))
 
 
-class _AveragePool(_Operator):
+class AveragePool(Operator):
     """Keeps nothing: its gradient follows from shapes."""
 
     def backward(self, req: Any, out_grad: Any, in_data: Any, out_data: Any, in_grad: Any, aux: Any) -> None:
@@ -227,19 +224,7 @@ class _AveragePool(_Operator):
         self._give(0, req, in_grad, values.grad)
 
 
-class _Dependencies(list[int]):
-    """What a backward pass reads, which a loop sees as empty.
-
-    MXNet 1.9.1 takes the dependencies from the list, and then walks over it to remember, of all operators in the
-    process, those of the last one alone. By them every operator asks for the kind of arrays that it may not have got,
-    and fails ("unknown storage type: -1"). With nothing remembered, arrays are taken to be dense, as all of these are.
-    """
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(())
-
-
-class _Join(_Operator):
+class Join(Operator):
     """A concatenation, which keeps nothing; MXNet's own keeps its inputs."""
 
     def backward(self, req: Any, out_grad: Any, in_data: Any, out_data: Any, in_grad: Any, aux: Any) -> None:
@@ -248,189 +233,3 @@ class _Join(_Operator):
             part = mx.nd.slice_axis(out_grad[0], axis=axis, begin=start, end=start + shape[axis])
             self._give(place, req, in_grad, part)
             start += shape[axis]
-
-
-class _Kind(mx.operator.CustomOpProp):  # type: ignore[name-defined]
-    """What MXNet asks about an operator before it runs. `settings`, in JSON, say all that the arguments do not."""
-
-    operator: type[_Operator] = _Operator
-
-    def __init__(self, settings: str) -> None:
-        super().__init__(need_top_grad=True)
-        self.settings: dict[str, Any] = json.loads(settings)
-        given = self.settings.get("convolution")
-        self.convolution = None if given is None else ConvolutionShape(given)
-        self.activation: str = self.settings.get("activation", "identity")
-        self._layouts: dict[int, CodeLayout] = {}
-
-    def code_layout(self, shape: Sequence[int]) -> CodeLayout:
-        """Of codes of an array of a shape."""
-        count = math.prod(shape)
-        return self._layouts.setdefault(count, CodeLayout(self.settings["codec"], count))
-
-    @property
-    def window(self) -> tuple[Any, ...]:
-        """Of a pool: kernel, stride, padding, dilation."""
-        pool = self.settings["pool"]
-        texts = (pool["kernel"], pool.get("stride", "(1,1)"), pool.get("pad", "(0,0)"))
-        return (*map(sizes, texts), (1, 1))
-
-    def position_bytes(self, outputs: int) -> int:
-        """Of a max pool's codes."""
-        bits = max(1, math.ceil(math.log2(math.prod(self.window[0]))))
-        return checks.packed_bytes(outputs, bits)
-
-    def list_arguments(self) -> list[str]:
-        return ["data"]
-
-    def list_outputs(self) -> list[str]:
-        return ["output"]
-
-    def create_operator(self, ctx: Any, in_shapes: Shapes, in_dtypes: Any) -> _Operator:
-        return self.operator(self, in_shapes)
-
-    def infer_shape(self, in_shape: Any) -> tuple[Any, Any, Any]:
-        return in_shape, [in_shape[0]], []
-
-    def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
-        return _Dependencies([*out_grad[:1], *in_data[1:], *out_data[1:]])
-
-
-class _EncodeKind(_Kind):
-    operator = _Encode
-
-    def list_outputs(self) -> list[str]:
-        return ["codes", "statistics"]
-
-    def infer_shape(self, in_shape: Any) -> tuple[Any, Any, Any]:
-        channels = 1 if self.settings["eps"] is None else in_shape[0][1]
-        return in_shape, [[self.code_layout(in_shape[0]).words], [2, channels]], []
-
-    def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
-        return _Dependencies(out_grad)
-
-
-class _UnitKind(_Kind):
-    operator = _Unit
-
-    def list_arguments(self) -> list[str]:
-        names = ["data", "activation", "gamma", "beta", "mean", "inv_std"]
-        if self.convolution is not None:
-            names += ["weight", "bias"] if self.convolution.has_bias else ["weight"]
-        return names + [f"{what}{part}" for part in range(self.settings["parts"]) for what in ("codes", "statistics")]
-
-    def list_outputs(self) -> list[str]:
-        return ["output", "mask"]
-
-    def list_auxiliary_states(self) -> list[str]:
-        return ["moving_mean", "moving_var"]
-
-    def infer_shape(self, in_shape: Any) -> tuple[Any, Any, Any]:
-        channels = [in_shape[0][1]]
-        in_shape[1:6] = [in_shape[0], *[channels] * 4]
-        outputs = in_shape[0]
-        if self.convolution is not None:
-            outputs = self.convolution.outputs(in_shape[0])
-            parameters = self.convolution.parameters(in_shape[0])
-            in_shape[6 : 6 + len(parameters)] = parameters
-        bits = checks.mask_bytes(self.activation, math.prod(in_shape[0])) if self.activation != "identity" else 1
-        return in_shape, [outputs, [words(bits)]], [channels] * 2
-
-    def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
-        return _Dependencies([out_grad[0], *in_data[2:], out_data[1]])
-
-
-class _ConvolutionKind(_Kind):
-    operator = _Convolution
-
-    def list_arguments(self) -> list[str]:
-        assert self.convolution is not None, "this kind has one"
-        codes = [] if self.settings["codec"] is None else ["codes", "statistics"]
-        return ["data", "weight", *(["bias"] if self.convolution.has_bias else []), *codes]
-
-    def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
-        return _Dependencies([out_grad[0], *in_data[self.settings["codec"] is not None :]])
-
-    def infer_shape(self, in_shape: Any) -> tuple[Any, Any, Any]:
-        assert self.convolution is not None, "this kind has one"
-        parameters = self.convolution.parameters(in_shape[0])
-        in_shape[1 : 1 + len(parameters)] = parameters
-        return in_shape, [self.convolution.outputs(in_shape[0])], []
-
-
-class _MaskKind(_Kind):
-    operator = _Mask
-
-    def list_arguments(self) -> list[str]:
-        return ["data", "activation"]
-
-    def list_outputs(self) -> list[str]:
-        return ["output", "mask"]
-
-    def infer_shape(self, in_shape: Any) -> tuple[Any, Any, Any]:
-        size = words(checks.mask_bytes(self.activation, math.prod(in_shape[0])))
-        return in_shape, [in_shape[0], [size]], []
-
-    def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
-        return _Dependencies([out_grad[0], out_data[1]])
-
-
-class _JoinKind(_Kind):
-    operator = _Join
-
-    def list_arguments(self) -> list[str]:
-        return [f"part{number}" for number in range(self.settings["parts"])]
-
-    def infer_shape(self, in_shape: Any) -> tuple[Any, Any, Any]:
-        axis, outputs = self.settings["dim"], list(in_shape[0])
-        outputs[axis] = sum(shape[axis] for shape in in_shape)
-        return in_shape, [outputs], []
-
-    def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
-        return _Dependencies(out_grad)
-
-
-class _PoolKind(_Kind):
-    def outputs(self, shape: Sequence[int]) -> list[int]:
-        """(N, C, H, W) -> the outputs' shape."""
-        pool = self.settings["pool"]
-        if pool.get("global_pool") in ("True", "1"):
-            return [*shape[:2], 1, 1]
-        windows = zip(shape[2:], *self.window[:3], strict=True)
-        return [*shape[:2], *((size + 2 * pad - kernel) // stride + 1 for size, kernel, stride, pad in windows)]
-
-    def infer_shape(self, in_shape: Any) -> tuple[Any, Any, Any]:
-        return in_shape, [self.outputs(in_shape[0])], []
-
-
-class _AveragePoolKind(_PoolKind):
-    operator = _AveragePool
-
-
-class _MaxPoolKind(_PoolKind):
-    operator = _MaxPool
-
-    def list_arguments(self) -> list[str]:
-        return ["data", "values"]
-
-    def list_outputs(self) -> list[str]:
-        return ["output", "positions"]
-
-    def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
-        return _Dependencies([out_grad[0], out_data[1]])
-
-    def infer_shape(self, in_shape: Any) -> tuple[Any, Any, Any]:
-        outputs = self.outputs(in_shape[0])
-        return in_shape, [outputs, [words(self.position_bytes(math.prod(outputs)))]], []
-
-
-for _name, _kind in (
-    (ENCODE, _EncodeKind),
-    (UNIT, _UnitKind),
-    (CONVOLUTION, _ConvolutionKind),
-    (MASK, _MaskKind),
-    (MAX_POOL, _MaxPoolKind),
-    (AVERAGE_POOL, _AveragePoolKind),
-    (JOIN, _JoinKind),
-):
-    mx.operator.register(_name)(_kind)

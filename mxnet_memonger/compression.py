@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mxnet_memonger.binding import VALUE
-from mxnet_memonger.coded_operators import AVERAGE_POOL, CONVOLUTION, ENCODE, JOIN, MASK, MAX_POOL, UNIT
+from mxnet_memonger.coded_kinds import AVERAGE_POOL, CONVOLUTION, ENCODE, JOIN, MASK, MAX_POOL, UNIT
 from mxnet_memonger.codes import ConvolutionShape
 from mxnet_memonger.numpy_names import mx
 from mxnet_memonger.saving import check_symbol

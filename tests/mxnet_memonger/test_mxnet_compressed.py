@@ -81,7 +81,7 @@ def test_both_flags_hold_no_more_than_either() -> None:
         assert both.saved_bytes <= min(two.saved_bytes, efficient.saved_bytes)
 
 
-@pytest.mark.parametrize(("name", "share"), [("DenseNet", 0.2), ("ResNet, bottlenecks", 0.1), ("MobileNetV2", 0.12)])
+@pytest.mark.parametrize(("name", "share"), [("DenseNet", 0.05), ("ResNet, bottlenecks", 0.1), ("MobileNetV2", 0.12)])
 def test_few_bytes_are_held_and_the_plan_shows_them(name: str, share: float) -> None:
     plain, two, eight = reports_of(name, {}, {"compressed": 2}, {"compressed": 8})
     assert two.saved_bytes < share * plain.saved_bytes
