@@ -63,6 +63,7 @@ def demo(
     device: str = TrainingOptions.device,
     amp: bool = TrainingOptions.amp,
     sync_batchnorm: bool = TrainingOptions.sync_batchnorm,
+    cuda_graphs: bool = TrainingOptions.cuda_graphs,
     num_workers: int = TrainingOptions.num_workers,
     resume: bool = TrainingOptions.resume,
     tensorboard: bool = TrainingOptions.tensorboard,
@@ -98,6 +99,7 @@ def demo(
         device: auto (every visible GPU, else the CPU), cpu, cuda, or one GPU as cuda:1
         amp: mixed precision
         sync_batchnorm: several processes normalise with the joint batch's statistics
+        cuda_graphs: on one GPU, capture a step once and replay it: saves launches, same numbers
         num_workers: processes that prepare batches
         resume: go on with the run in --save; flags not given are that run's
         tensorboard: write TensorBoard files into --save

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import gc
 import os
 import sys
 import tempfile
@@ -128,10 +129,19 @@ def _process_group(device: torch.device, launch: Launch) -> Iterator[None]:
         store = dist.PrefixStore(f"round-{launch.restarts}", store)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    _leave_group()
+
+
+def _leave_group() -> None:
+    """Destroy the group after work that succeeded; a process that failed ends without.
+
+    torch's DistributedDataParallel lets go of its group while it holds the interpreter's lock, and gloo's destructor
+    joins threads that may be waiting for that lock: the wrapper must not be the last that holds the group. One that an
+    exception's traceback still holds would be.
+    """
+    gc.collect()
+    dist.destroy_process_group()
 
 
 def _open_together(
@@ -182,4 +192,4 @@ def _work(rank: int, job: _Job) -> None:
     except TrainingError as error:
         (job.exchange / f"error-{rank}").write_text(str(error), encoding="utf-8")
         sys.exit(1)  # the others may be waiting for this process: the parent ends them
-    dist.destroy_process_group()
+    _leave_group()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import time
 from collections.abc import Iterator
 from typing import Any, cast
@@ -17,11 +16,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from pytorch_models import checkpoint
 from pytorch_models.board import tensorboard_in
-from pytorch_models.devices import Worker, amp_dtype, check_device, devices_for
+from pytorch_models.devices import Worker, amp_dtype, devices_for
+from pytorch_models.graphed_step import GraphedStep, check_capturable
+from pytorch_models.training_checks import check_finite, check_training
 from zoo.batches import EvaluationBatches, TrainingBatches, step_seed
 from zoo.data.text_data import Data
 from zoo.launch import Launch
-from zoo.options import TrainingError, TrainingOptions, TrainingResult
+from zoo.options import TrainingOptions, TrainingResult
 from zoo.progress import Progress
 from zoo.run_folder import Row, RunFolder, best_epoch, bits_per_character
 from zoo.saved_run import describe_network
@@ -49,16 +50,15 @@ def train(model: nn.Module, data: Data, options: TrainingOptions) -> TrainingRes
     from pytorch_models.distributed import train_distributed, train_launched
     from pytorch_models.out_of_memory import explain_out_of_memory
 
-    check_device(options.device, options.amp)
-    data.split(options.valid_size, options.seed)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("the model has no parameter that requires a gradient: nothing would be trained")
-    if options.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise ImportError("tensorboard=True needs the package tensorboard: pip install tensorboard")
+    check_training(model, data, options)
     launch = Launch.from_environment()
     if launch.launched:
+        if options.cuda_graphs:
+            raise ValueError("cuda_graphs=True needs one process: start demo.py without a launcher, or leave it out")
         return train_launched(model, data, options, launch)
     devices = devices_for(options.device)
+    if options.cuda_graphs:
+        check_capturable(model, devices)
     if options.batch_size < len(devices):
         raise ValueError(f"batch_size={options.batch_size} is less than one image for each of {len(devices)} GPUs")
     network = describe_network(getattr(model, "spec", None))
@@ -92,6 +92,7 @@ class Trainer:
         self.optimizer = torch.optim.SGD(
             parameters, options.lr, options.momentum, weight_decay=options.wd, nesterov=options.momentum > 0
         )
+        self.graphed = GraphedStep(self._gradients, parameters) if options.cuda_graphs else None
         self.amp_dtype = amp_dtype(worker.device)
         scaled = options.amp and self.amp_dtype == torch.float16
         self.scaler = torch.amp.GradScaler(worker.device.type, enabled=scaled)
@@ -159,7 +160,7 @@ class Trainer:
             correct += right
             images += size
             if (step + 1) % look_every == 0 or step + 1 == len(batches):
-                self._check_finite(losses[: step + 1], epoch)
+                check_finite(losses[: step + 1], epoch, self.options, self.folder if self.rows else None)
         loss, right_share = self._mean(
             torch.stack([losses.double().sum(), correct.double()]), images * self.answers_each
         )
@@ -169,12 +170,21 @@ class Trainer:
 
     def _step(self, inputs: Tensor, labels: Tensor, global_size: int) -> tuple[Tensor, Tensor]:
         """One optimiser step; the sum of this process's losses and the number of its right answers."""
+        if self.graphed is not None:
+            outputs = self.graphed(inputs, labels)
+        else:
+            outputs = self._gradients(inputs, labels, global_size)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return outputs
+
+    def _gradients(self, inputs: Tensor, labels: Tensor, global_size: int | None = None) -> tuple[Tensor, Tensor]:
+        """The forward and backward pass of a step; `global_size` is the batch of all processes, None if alone."""
         loss_sum, right = self._loss(self.replica, inputs, labels)
         self.optimizer.zero_grad(set_to_none=True)
         # Processes average their gradients, and their shares of a last batch may differ in size.
-        self.scaler.scale(loss_sum * (self.worker.world / (global_size * self.answers_each))).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        share = self.worker.world / ((len(inputs) if global_size is None else global_size) * self.answers_each)
+        self.scaler.scale(loss_sum * share).backward()
         return loss_sum.detach(), right
 
     def _loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -232,19 +242,6 @@ class Trainer:
         momentum = [state.get("momentum_buffer") for state in self.optimizer.state.values()]
         kept = (*self.model.parameters(), *self.model.buffers(), *momentum)
         peaks.append(peak.bytes + sum(tensor.nbytes for tensor in kept if tensor is not None))
-
-    def _check_finite(self, losses: Tensor, epoch: int) -> None:
-        finite = torch.isfinite(losses)
-        if bool(finite.all()):
-            return
-        step = int((~finite).nonzero()[0])
-        kept = "no checkpoint was written before it"
-        if self.folder is not None and self.rows:
-            kept = f"the checkpoint of epoch {epoch - 1} in {self.folder.folder} is intact"
-        raise TrainingError(
-            f"epoch {epoch}, step {step + 1}: the training loss is {float(losses[step])}; {kept}. "
-            f"Try a smaller --lr (now {self.options.lr:g})" + (" or --amp False" if self.options.amp else "")
-        )
 
     def _restore(self, folder: RunFolder) -> None:
         state = checkpoint.load_last(folder, self.worker.device)

@@ -166,6 +166,8 @@ def plan(flags: Mapping[str, Any]) -> Experiment:
     missing = frameworks.why_missing(framework)
     if missing:
         raise ImportError(missing)
+    if options.cuda_graphs and framework.name != "torch":
+        raise ValueError(f"--cuda_graphs True is PyTorch's: leave it out with --framework {framework.name}")
     if options.tensorboard:
         _require("tensorboard", "--tensorboard True", "tensorboard")
     if options.save is not None:

@@ -32,6 +32,8 @@ class TrainingOptions:
         device: "auto" (every visible GPU, else the CPU), "cpu", "cuda" (every visible GPU) or one GPU as "cuda:1".
         amp: mixed precision: bfloat16, or float16 with loss scaling on a GPU without bfloat16.
         sync_batchnorm: several processes normalise with the joint batch's statistics, not each with its own images'.
+        cuda_graphs: on one GPU, capture the step's forward and backward pass once and replay it: fewer launches, the
+            same numbers.
         num_workers: processes that prepare batches; 0 = none. The numbers are the same.
         save: folder of the run (checkpoints, metrics.csv, config.json); None = nothing is written.
         resume: go on with the run in `save`.
@@ -58,6 +60,7 @@ class TrainingOptions:
     device: str = "auto"
     amp: bool = False
     sync_batchnorm: bool = False
+    cuda_graphs: bool = False
     num_workers: int = 0
     save: str | None = None
     resume: bool = False
@@ -76,11 +79,13 @@ class TrainingOptions:
             raise ValueError("lr must be above 0, not 0")
         if self.momentum >= 1:
             raise ValueError(f"momentum must be in [0, 1), not {self.momentum}")
-        for name in ("amp", "sync_batchnorm", "resume", "progress", "tensorboard"):
+        for name in ("amp", "sync_batchnorm", "cuda_graphs", "resume", "progress", "tensorboard"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, not {getattr(self, name)!r}")
         if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
             raise ValueError(f"device must be auto, cpu, cuda or cuda:<number>, not {self.device!r}")
+        if self.cuda_graphs and self.device == "cpu":
+            raise ValueError("cuda_graphs=True needs a GPU, and device is cpu: give device=cuda, or leave one out")
         if self.save is not None and not str(self.save).strip():
             raise ValueError("save is empty: give a folder such as runs/first, or leave it out")
         for name in ("resume", "tensorboard"):

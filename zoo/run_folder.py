@@ -37,7 +37,7 @@ Row = dict[str, float | int | None]  # one line of metrics.csv
 MAY_CHANGE = frozenset(
     {
         *("save", "resume", "progress", "tensorboard", "compare"),
-        *("download", "data_dir", "device", "num_workers"),
+        *("download", "data_dir", "device", "num_workers", "cuda_graphs"),
         *("efficient", "keep_bottleneck", "opt_memory", "budget"),
     }
 )

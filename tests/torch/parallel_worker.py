@@ -1,4 +1,4 @@
-"""One of two processes that train a model together: importable, because spawned processes import what they run."""
+"""One of two processes that train a model together; started by test_parallel.py."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gloo_processes import main
 from tiny_densenet import images, pair
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
@@ -16,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pytorch_models import DenseNet, checkpoint_segments
 
 STEPS, SAMPLES = 3, 8
+KINDS = tuple((parallel, segments) for parallel in ("ddp", "fsdp2") for segments in ("none", "stages", "blocks"))
 
 
 def prepared(checkpointing: str) -> DenseNet:
@@ -50,22 +52,21 @@ def whole(state: dict[str, Any]) -> dict[str, Tensor]:
     return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in state.items()}
 
 
-def work(rank: int, world: int, folder: str, kinds: tuple[tuple[str, str], ...]) -> None:
+def work(rank: int, world: int, folder: Path) -> None:
     """Train once per kind, (how it is made parallel, what is a segment), and leave what came out in `folder`."""
-    store = distributed.FileStore(str(Path(folder) / "store"), world)
-    distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
-    try:
-        for parallel, checkpointing in kinds:
-            model = prepared(checkpointing)
-            if parallel == "ddp":
-                losses = train(DistributedDataParallel(model), rank, world)
-            else:
-                for block in (model.features.denseblock1, model.features.denseblock2):
-                    fully_shard(block)
-                fully_shard(model)
-                assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
-                losses = train(model, rank, world)
-            content = {"losses": losses, "state": whole(model.state_dict())}
-            torch.save(content, Path(folder) / f"{parallel}-{checkpointing}-{rank}.pt")
-    finally:
-        distributed.destroy_process_group()
+    for parallel, checkpointing in KINDS:
+        model = prepared(checkpointing)
+        if parallel == "ddp":
+            losses = train(DistributedDataParallel(model), rank, world)
+        else:
+            for block in (model.features.denseblock1, model.features.denseblock2):
+                fully_shard(block)
+            fully_shard(model)
+            assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+            losses = train(model, rank, world)
+        content = {"losses": losses, "state": whole(model.state_dict())}
+        torch.save(content, folder / f"{parallel}-{checkpointing}-{rank}.pt")
+
+
+if __name__ == "__main__":
+    main(work)

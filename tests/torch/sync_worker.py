@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+from pathlib import Path
 
 import torch
+from gloo_processes import main
 from torch import distributed as dist
 from torch import nn
 
@@ -31,19 +32,17 @@ def step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, world: in
     (nn.functional.cross_entropy(model(images), labels, reduction="sum") * world / 8).backward()
 
 
-def main(rank: int, store: str, folder: str) -> None:
+def work(rank: int, world: int, folder: Path) -> None:
     """Write this process's gradients and buffers."""
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     model = nn.SyncBatchNorm.convert_sync_batchnorm(network())
     images, labels = joint_batch()
-    step(model, images[SHARES[rank]], labels[SHARES[rank]], 2)
+    step(model, images[SHARES[rank]], labels[SHARES[rank]], world)
     for parameter in model.parameters():  # by hand: DistributedDataParallel refuses this norm's type on a CPU
         dist.all_reduce(parameter.grad)
-        parameter.grad /= 2
+        parameter.grad /= world
     found = {name: parameter.grad for name, parameter in model.named_parameters()} | dict(model.named_buffers())
-    torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    torch.save(found, folder / f"{rank}.pt")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+    main(work)

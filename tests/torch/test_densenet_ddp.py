@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from ddp_worker import gradients_of_shard
+from gloo_processes import run_processes
 from tiny_densenet import assert_same, images, pair
 
 PROCESSES = 2
@@ -19,7 +19,7 @@ def test_two_processes_average_what_the_plain_model_computes(tmp_path: Path) -> 
         (plain(shard).square().mean() / PROCESSES).backward()
         for name, buffer in plain.named_buffers():
             buffer.copy_(buffers[name])
-    torch.multiprocessing.spawn(gradients_of_shard, (PROCESSES, str(tmp_path)), nprocs=PROCESSES)
+    run_processes("ddp_worker.py", tmp_path, PROCESSES)
     expected = {n: p.grad for n, p in plain.named_parameters()}
     for rank in range(PROCESSES):
         assert_same(torch.load(tmp_path / f"{rank}.pt", weights_only=True), expected)

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from parallel_worker import prepared, train, work
+from gloo_processes import run_processes
+from parallel_worker import KINDS, prepared, train
 from tiny_densenet import assert_same, pair
 
 PROCESSES = 2
-KINDS = tuple((parallel, segments) for parallel in ("ddp", "fsdp2") for segments in ("none", "stages", "blocks"))
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parallel")
-    torch.multiprocessing.spawn(work, (PROCESSES, str(folder), KINDS), nprocs=PROCESSES)
+    run_processes("parallel_worker.py", folder, PROCESSES)
     return folder
 
 

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from families import assert_same
+from gloo_processes import run_processes
 from sync_worker import joint_batch, network, step
 from torch import nn
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.quick
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    worker = Path(__file__).with_name("sync_worker.py")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    commands = [[sys.executable, str(worker), str(rank), str(tmp_path / "store"), str(tmp_path)] for rank in range(2)]
-    workers = [subprocess.Popen(c, env=environment, stderr=subprocess.PIPE, text=True) for c in commands]
-    for process in workers:
-        _, errors = process.communicate(timeout=200)
-        assert process.returncode == 0, errors
+    run_processes("sync_worker.py", tmp_path)
     model = network()
     step(model, *joint_batch(), 1)
     expected = {name: parameter.grad for name, parameter in model.named_parameters()} | dict(model.named_buffers())

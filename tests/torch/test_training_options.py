@@ -11,7 +11,9 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip insta
 
 from small_run import SmallNet, small_data, small_options  # noqa: E402
 
+from pytorch_models import DenseNet  # noqa: E402
 from pytorch_models.devices import check_device, set_seed  # noqa: E402
+from pytorch_models.graphed_step import check_capturable  # noqa: E402
 from pytorch_models.training import train  # noqa: E402
 
 
@@ -45,6 +47,24 @@ def test_refusals_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no parameter that requires a gradient"):
         train(frozen, data, small_options(save=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.quick
+def test_a_captured_step_is_refused_where_it_cannot_be() -> None:
+    """On a GPU tests/gpu/test_gpu_graphs.py compares numbers."""
+    with pytest.raises(ValueError, match=r"^cuda_graphs=True needs a GPU, and device is cpu"):
+        small_options(cuda_graphs=True)
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match=r"^cuda_graphs=True needs one GPU, not cpu"):
+            train(SmallNet(), small_data(), small_options(cuda_graphs=True, device="auto"))
+    one, two = torch.device("cuda:0"), torch.device("cuda:1")
+    with pytest.raises(ValueError, match="needs one GPU, not cuda:0, cuda:1"):
+        check_capturable(SmallNet(), [one, two])
+    check_capturable(DenseNet(efficient=True), [one])
+    check_capturable(DenseNet(drop_rate=0.2), [one])
+    for flags in ({"compressed": 2}, {"efficient": True, "drop_rate": 0.2}, {"opt_memory": 4, "drop_rate": 0.2}):
+        with pytest.raises(ValueError, match="leave out"):
+            check_capturable(DenseNet(**flags), [one])
 
 
 def test_frozen_parameters_stay() -> None:
