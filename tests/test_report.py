@@ -221,7 +221,7 @@ def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pyte
 def test_a_picture_says_what_was_run_and_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figure_module = pytest.importorskip("matplotlib.figure", reason="pictures need matplotlib (extra: demo)")
     drawn = []
-    monkeypatch.setattr("zoo.pictures._save", lambda figure, png: drawn.append(figure))
+    monkeypatch.setattr("zoo.pictures.save_png", lambda figure, png: drawn.append(figure))
     title = "digits: DenseNet, efficient (runs/x)"
     for epochs in (1, 5):
         plot_training(write_metrics(tmp_path / "metrics.csv", epochs), tmp_path / "run.png", (), title)

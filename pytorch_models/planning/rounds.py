@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,9 +20,11 @@ from zoo.planner import (
     runs_of,
     solve_quietly,
 )
+from zoo.planner.methods import known_methods
 from zoo.planner.steps import operations_of
 
 HASTE = (1.25, 2.0, 1.0)  # of three rounds: by how many times what was too much the next target is lower
+HOPE, MOST_KNOWN = 1.5, 3  # how far too large a prediction may be to be measured all the same, and how many are
 NEAR = 0.01  # of the budget: a plan that leaves no more unused is not loosened
 
 
@@ -56,6 +59,21 @@ class Search:
         fastest = self.solver.fastest
         quiet = self.max_noise is None or noise_of(self.graph, fastest) <= self.max_noise
         return [fastest, everything] if quiet else [everything]
+
+    def known(self, budget_bytes: int, best: Plan | None) -> list[Schedule]:
+        """What others do with every part alike, where that is predicted to be faster than the best plan so far.
+
+        It may have been passed over because more bytes were predicted for it than it needs.
+        """
+        limit = math.inf if self.max_noise is None else self.max_noise
+        found = [
+            schedule
+            for schedule in known_methods(self.graph).values()
+            if (best is None or schedule.seconds < best.predicted_seconds)
+            and schedule.peak_bytes <= HOPE * budget_bytes
+            and noise_of(self.graph, schedule) <= limit
+        ]
+        return sorted(found, key=lambda schedule: schedule.seconds)[:MOST_KNOWN]
 
     def smallest_bytes(self) -> int:
         """The lowest peak that is predicted for any schedule."""
@@ -117,6 +135,11 @@ def within_budget(search: Search, budget_bytes: int, smallest: bool = False) -> 
         gap = budget_bytes - found.peak_bytes
         target = target + gap if gap > 0 else min(target, schedule.peak_bytes) + int(haste * gap)
         if 0 <= gap <= NEAR * budget_bytes or (schedule.seconds <= search.solver.fastest.seconds and gap >= 0):
+            break
+    for schedule in () if smallest else search.known(budget_bytes, best):
+        found = search.plan(schedule)
+        if found.peak_bytes <= budget_bytes:
+            best = found
             break
     if best is None:
         least = search.plan(search.schedule(search.smallest_bytes()))
