@@ -7,8 +7,8 @@ from typing import Any
 
 from tf_models.norms import Norm, Statistics, normalise
 from tf_models.operators import Convolution, convolve
-from tf_models.saving.dense_block import DenseLayerValues
 from tf_models.saving.chain import StepValues
+from tf_models.saving.dense_block import DenseLayerValues
 from tf_models.tensorflow_names import keras, tf
 
 

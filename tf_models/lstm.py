@@ -124,7 +124,9 @@ class LSTM(ZooModel):
         config, values = self.spec, inputs
         if config.is_language_model:
             if inputs.shape.rank != 2 or inputs.dtype.is_floating:
-                raise ValueError(f"LSTM needs tokens (N, T) of an integer dtype, not {inputs.shape} {inputs.dtype.name}")
+                raise ValueError(
+                    f"LSTM needs tokens (N, T) of an integer dtype, not {inputs.shape} {inputs.dtype.name}"
+                )
             values = self.parts["embedding"](inputs)
         elif inputs.shape.rank == 4:
             # As (N, H, C, W): a row is all of its first channel, then all of its second.
@@ -183,4 +185,6 @@ def suffixes(config: LSTMConfig, layer: int) -> list[str]:
 def _open_forget_gates(shape: tuple[int, ...], dtype: Any = None) -> Any:
     """Zeros, but a half for forget gates: two biases make them one (Jozefowicz et al. 2015)."""
     hidden = shape[0] // 4
-    return tf.concat([tf.zeros(hidden, dtype), tf.fill([hidden], tf.constant(0.5, dtype)), tf.zeros(2 * hidden, dtype)], 0)
+    return tf.concat(
+        [tf.zeros(hidden, dtype), tf.fill([hidden], tf.constant(0.5, dtype)), tf.zeros(2 * hidden, dtype)], 0
+    )

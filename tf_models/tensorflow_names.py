@@ -17,9 +17,7 @@ def import_tensorflow() -> tuple[Any, ModuleType]:
     except ModuleNotFoundError as error:
         if error.name != "tensorflow":
             raise
-        raise ImportError(
-            "tensorflow is not installed here: pip install 'memory-efficient-zoo[tensorflow]'"
-        ) from error
+        raise ImportError("tensorflow is not installed here: pip install 'memory-efficient-zoo[tensorflow]'") from error
     import keras
 
     if keras.backend.backend() != "tensorflow":

@@ -159,9 +159,7 @@ class _Backward:
         if step.norm is None:
             return gradient, of_weights
         gradient = activation_gradient(gradient, before, step.activation)
-        gradient, *of_scale = norm_gradients(
-            gradient, values, self.scales[place][0], self.statistics[place], step.norm
-        )
+        gradient, *of_scale = norm_gradients(gradient, values, self.scales[place][0], self.statistics[place], step.norm)
         return gradient, [*of_scale, *of_weights]
 
     def _input(self, place: int, zero: Any, activated: dict[int, Any]) -> Any:

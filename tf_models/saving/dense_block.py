@@ -89,9 +89,7 @@ class _Block:
     def flat(values: DenseLayerValues) -> list[Any]:
         """The tensors of a layer that have gradients: gamma, beta, kernel, for each of its convolutions."""
         return [
-            tensor
-            for scale, kernel in zip(values.scales, values.kernels, strict=True)
-            for tensor in (*scale, kernel)
+            tensor for scale, kernel in zip(values.scales, values.kernels, strict=True) for tensor in (*scale, kernel)
         ]
 
     def forward(self, inputs: Any, *flat: Any) -> tuple[list[Any], Any]:

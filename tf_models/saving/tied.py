@@ -1,4 +1,4 @@
-"""Zeros that depend on a gradient, so that what is computed again is computed after it, and a second derivative refused.
+"""Zeros that depend on a gradient, so that what is computed again is computed after it; second derivatives refused.
 
 Without them grappler and XLA find that the backward pass computes what the forward pass has computed already, and keep
 that instead: nothing would be saved. A control dependency holds in graph mode alone; a data dependency holds under XLA
