@@ -17,8 +17,8 @@ from tf_models.tensorflow_names import keras, tf
 NETWORKS: dict[str, tuple[Any, dict[str, Any], tuple[int, ...]]] = {
     "densenet": (
         DenseNet,
-        {"growth_rate": 4, "block_config": (3, 2), "num_init_features": 6, "drop_rate": 0.2},
-        (4, 16, 16, 3),
+        {"growth_rate": 4, "block_config": (2, 1), "num_init_features": 6, "drop_rate": 0.2},
+        (4, 8, 8, 3),
     ),
     "densenet of the ImageNet stem": (
         DenseNet,
@@ -42,9 +42,9 @@ NETWORKS: dict[str, tuple[Any, dict[str, Any], tuple[int, ...]]] = {
         (4, 16, 16, 3),
     ),
     "preact_resnet": (ResNet, {"layers": (1, 2), "width": 4, "pre_activation": True}, (4, 16, 16, 3)),
-    "mobilenet_v2": (MobileNetV2, {"width_mult": 0.35}, (4, 64, 64, 3)),
-    "lstm": (LSTM, {"hidden_size": 6, "drop_rate": 0.3}, (3, 28, 28, 1)),
-    "bidirectional lstm": (LSTM, {"hidden_size": 6, "bidirectional": True}, (3, 28, 28, 1)),
+    "mobilenet_v2": (MobileNetV2, {"width_mult": 0.35}, (4, 32, 32, 3)),
+    "lstm": (LSTM, {"hidden_size": 6, "drop_rate": 0.3}, (3, 14, 28, 1)),
+    "bidirectional lstm": (LSTM, {"hidden_size": 6, "bidirectional": True}, (3, 12, 28, 1)),
 }
 CLASSES = 5
 

@@ -34,6 +34,14 @@ def tied(value: Any, zero: Any) -> Any:
     return value + tf.cast(zero, value.dtype)
 
 
+def opaque(value: Any, zero: Any) -> Any:
+    """The same value, known only once `zero` is, and stored: XLA does not look into a branch that the data choose.
+
+    In a graph it costs no copy.
+    """
+    return tf.cond(zero == 0, lambda: tf.identity(value), lambda: tf.zeros_like(value))
+
+
 def added_now(total: Any, part: Any) -> Any:
     """total + part, added where it stands.
 
