@@ -70,7 +70,7 @@ def run_chunk(
         if drops_before(how, layer, seed):
             values = drop_chunk(values, how.drop_rate, seed, how.first_layer + layer, chunk)
         own = weights[WEIGHTS_A_LAYER * layer : WEIGHTS_A_LAYER * (layer + 1)]
-        values, *end = _run_layer(values, *state[2 * layer : 2 * layer + 2], own, how.turned)
+        values, *end = _run_layer(values, state[2 * layer], state[2 * layer + 1], own, how.turned)
         ends += end
     return values, ends
 
@@ -125,6 +125,6 @@ def run_plain(values: Any, state: Sequence[Any], weights: Sequence[Any], seed: A
             ]
             values = tf.concat(parts, 0)
         own = weights[WEIGHTS_A_LAYER * layer : WEIGHTS_A_LAYER * (layer + 1)]
-        values, *end = _run_layer(values, *state[2 * layer : 2 * layer + 2], own, how.turned)
+        values, *end = _run_layer(values, state[2 * layer], state[2 * layer + 1], own, how.turned)
         ends += end
     return values, ends

@@ -31,9 +31,7 @@ class LayerRecord:
     weights: Sequence[Any]
 
 
-def run_recording(
-    values: Any, hidden: Any, cell: Any, weights: Sequence[Any], turned: bool, zero: Any
-) -> LayerRecord:
+def run_recording(values: Any, hidden: Any, cell: Any, weights: Sequence[Any], turned: bool, zero: Any) -> LayerRecord:
     """Run a layer; `zero` is an int32 0 that says from when on."""
     projected, recurrent = project(values, weights), weights[1]
     steps = int(values.shape[0])

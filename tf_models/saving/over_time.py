@@ -74,13 +74,15 @@ class _OverTime:
         for layer in range(self.how.layers):
             values = self._drop(values, layer, chunk)
             own = weights[WEIGHTS_A_LAYER * layer : WEIGHTS_A_LAYER * (layer + 1)]
-            records.append(run_recording(values, *state[2 * layer : 2 * layer + 2], own, self.how.turned, zero))
+            records.append(run_recording(values, state[2 * layer], state[2 * layer + 1], own, self.how.turned, zero))
             values = records[-1].outputs
         starts: list[Any] = []
         of_weights: list[Any] = []
         for layer in reversed(range(self.how.layers)):
-            ends = of_state[2 * layer : 2 * layer + 2]
-            of_values, of_start, made = layer_gradients(records.pop(), of_values, *ends, self.how.turned, zero)
+            of_hidden, of_cell = of_state[2 * layer : 2 * layer + 2]
+            of_values, of_start, made = layer_gradients(
+                records.pop(), of_values, of_hidden, of_cell, self.how.turned, zero
+            )
             of_values = self._drop(of_values, layer, chunk)
             starts, of_weights = [*of_start, *starts], [*made, *of_weights]
         return of_values, starts, of_weights
