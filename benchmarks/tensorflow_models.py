@@ -45,10 +45,9 @@ def main(arguments: list[str]) -> None:
         reports.append(package.measure_step(model, shape, mode=given.mode, repeats=0))
         steps.append(_step(model, shape, given.mode))
     seconds = _alternating(steps, given.repeats)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    print(
-        f"{given.model}, input {shape}, float32, {given.mode}; {machine}, {frameworks.installed_version(frameworks.find('tensorflow').distribution)}"
-    )
+    version = frameworks.installed_version(frameworks.find("tensorflow").distribution)
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, TensorFlow {version}"
+    print(f"{given.model}, input {shape}, float32, {given.mode}; {machine}")
     print("| policy | saved MiB | peak MiB | of plain | step s (least-most) | of plain |\n|---|---|---|---|---|---|")
     for report, own in zip(reports, seconds, strict=True):
         first, middle = reports[0], statistics.median(own)

@@ -102,7 +102,8 @@ class _Chain:
         values, kept, found = inputs, [inputs], []
         for place, step in enumerate(self.steps):
             if step.norm is not None:
-                values, statistics = normalise(values, *scales[place], self.running[place], step.norm)
+                gamma, beta = scales[place]
+                values, statistics = normalise(values, gamma, beta, self.running[place], step.norm)
                 values = activate(values, step.activation)
                 found.append(statistics)
             if step.convolution is not None:

@@ -143,7 +143,7 @@ def _units(layers: Sequence[DenseLayer], flat: Sequence[Any]) -> list[list[tuple
         count = len(layer.norms)
         units.append([tuple(flat[place + 3 * unit : place + 3 * unit + 3]) for unit in range(count)])
         place += 3 * count
-    return units  # type: ignore[return-value]
+    return units
 
 
 class _BlockBackward:
