@@ -104,9 +104,7 @@ class DenseNet(ImageModel):
             for norm, convolution in zip(*self._layer_parts(number, layer), strict=True):
                 new = convolution(tf.nn.relu(norm(new, training=training)))
             if seed is not None:
-                new = tf.nn.experimental.stateless_dropout(
-                    new, self.spec.drop_rate, layer_seed(seed, number, layer)
-                )
+                new = tf.nn.experimental.stateless_dropout(new, self.spec.drop_rate, layer_seed(seed, number, layer))
             values = tf.concat([values, new], axis)
         return values
 

@@ -64,4 +64,3 @@ def is_out_of_memory(error: BaseException) -> bool:
         (True, False)
     """
     return isinstance(error, (MemoryError, tf.errors.ResourceExhaustedError))
-

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tf_models.layers import ConvolutionLayer, NormLayer, step_values
+from tf_models.norms import Norm
 from tf_models.operators import activate, max_pool
 from tf_models.saving import Step, chain
 from tf_models.zoo_model import ZooModel
@@ -59,16 +60,18 @@ class ImageModel(ZooModel):
         pools: bool,
         recomputes: Sequence[int],
     ) -> Any:
-        steps, tensors, norms = [], [], []
+        steps, tensors = [], []
+        norms: list[tuple[NormLayer, Norm]] = []
         again = recomputes if self.policy.recompute_bottleneck else ()
         for place, (norm, own, convolution) in enumerate(parts):
             how = None if norm is None else norm.how(training)
             ends = pools and place + 1 == len(parts)
             steps.append(Step(how, own, None if convolution is None else convolution.how, place in again, ends))
             tensors.append(step_values(norm, how, convolution))
-            norms += [] if norm is None else [(norm, how)]
+            if norm is not None and how is not None:
+                norms.append((norm, how))
         result, found = chain(values, steps, tensors, shortcut, activation)
-        for (norm, how), statistics in zip(norms, found, strict=True):
-            if how.trains:
-                norm.move(statistics)
+        for (layer, setting), statistics in zip(norms, found, strict=True):
+            if setting.trains:
+                layer.move(statistics)
         return result

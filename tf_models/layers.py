@@ -7,12 +7,12 @@ from typing import Any
 
 from tf_models.norms import Norm, Statistics, normalise
 from tf_models.operators import Convolution, convolve
-from tf_models.saving.dense_block import DenseLayerValues
 from tf_models.saving.chain import StepValues
+from tf_models.saving.dense_block import DenseLayerValues
 from tf_models.tensorflow_names import keras, tf
 
 
-class ConvolutionLayer(keras.layers.Layer):  # type: ignore[misc]
+class ConvolutionLayer(keras.layers.Layer):
     """A convolution's weights.
 
     Args:
@@ -41,7 +41,7 @@ class ConvolutionLayer(keras.layers.Layer):  # type: ignore[misc]
         return convolve(inputs, kernel, bias[0] if bias else None, self.how)
 
 
-class NormLayer(keras.layers.Layer):  # type: ignore[misc]
+class NormLayer(keras.layers.Layer):
     """A batch norm's weights and running statistics.
 
     Args:
@@ -96,7 +96,7 @@ class NormLayer(keras.layers.Layer):  # type: ignore[misc]
         return values
 
 
-class LinearLayer(keras.layers.Layer):  # type: ignore[misc]
+class LinearLayer(keras.layers.Layer):
     """(N, C) -> (N, outputs), with a bias.
 
     Args:

@@ -12,7 +12,7 @@ from tf_models.zoo_model import PACKAGE, ZooModel
 from zoo.lstm import LSTMConfig
 
 
-class RecurrentLayer(keras.layers.Layer):  # type: ignore[misc]
+class RecurrentLayer(keras.layers.Layer):
     """Stacked LSTMs' weights, kernels as (inputs, 4H): the transposes of torch.nn.LSTM's; gates i, f, g, o.
 
     Args:
@@ -45,7 +45,7 @@ class RecurrentLayer(keras.layers.Layer):  # type: ignore[misc]
         return [tf.convert_to_tensor(self.own[name]) for name in names]
 
 
-class EmbeddingLayer(keras.layers.Layer):  # type: ignore[misc]
+class EmbeddingLayer(keras.layers.Layer):
     """Tokens (N, T) -> (N, T, size)."""
 
     def __init__(self, tokens: int, size: int, **given: Any) -> None:
@@ -106,8 +106,7 @@ class LSTM(ZooModel):
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """See the class."""
         config: LSTMConfig = self.spec
-        drops = bool(training) and self.dropout_seeds is not None
-        seed = self.dropout_seeds.next() if drops else None
+        seed = self.dropout_seeds.next() if training and self.dropout_seeds is not None else None
         values = tf.transpose(self._as_sequence(inputs), [1, 0, 2])
         run = self._both_directions if config.bidirectional else self._one_direction
         outputs, last = run(values, seed)
@@ -124,7 +123,9 @@ class LSTM(ZooModel):
         config, values = self.spec, inputs
         if config.is_language_model:
             if inputs.shape.rank != 2 or inputs.dtype.is_floating:
-                raise ValueError(f"LSTM needs tokens (N, T) of an integer dtype, not {inputs.shape} {inputs.dtype.name}")
+                raise ValueError(
+                    f"LSTM needs tokens (N, T) of an integer dtype, not {inputs.shape} {inputs.dtype.name}"
+                )
             values = self.parts["embedding"](inputs)
         elif inputs.shape.rank == 4:
             # As (N, H, C, W): a row is all of its first channel, then all of its second.
@@ -183,4 +184,6 @@ def suffixes(config: LSTMConfig, layer: int) -> list[str]:
 def _open_forget_gates(shape: tuple[int, ...], dtype: Any = None) -> Any:
     """Zeros, but a half for forget gates: two biases make them one (Jozefowicz et al. 2015)."""
     hidden = shape[0] // 4
-    return tf.concat([tf.zeros(hidden, dtype), tf.fill([hidden], tf.constant(0.5, dtype)), tf.zeros(2 * hidden, dtype)], 0)
+    return tf.concat(
+        [tf.zeros(hidden, dtype), tf.fill([hidden], tf.constant(0.5, dtype)), tf.zeros(2 * hidden, dtype)], 0
+    )

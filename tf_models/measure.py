@@ -68,7 +68,7 @@ def measure_step(
     kept = [variable.numpy() for variable in model.non_trainable_variables]
     try:
         with tf.device(place):
-            inputs, labels = _random_batch(model, shape, dtype)
+            inputs, labels = random_batch(model, shape, dtype)
             step = make_step(model, mode)
 
             def run() -> Any:
@@ -113,7 +113,8 @@ def _checked(model: Any, input_shape: Sequence[int], repeats: int, mode: str) ->
     return shape
 
 
-def _random_batch(model: ZooModel, shape: tuple[int, ...], dtype: Any) -> tuple[Any, Any]:
+def random_batch(model: ZooModel, shape: tuple[int, ...], dtype: Any) -> tuple[Any, Any]:
+    """Inputs of a shape as zoo counts it, in the layout of the model, and labels; always the same."""
     draw = np.random.default_rng(0)
     if getattr(model.spec, "is_language_model", False):
         tokens = draw.integers(0, model.spec.num_classes, shape, dtype=np.int64)

@@ -90,4 +90,6 @@ class MobileNetV2(ImageModel):
             parts.append((self.parts[f"{here}.1"], "relu6", self.parts[after]))
         parts.append((self.parts[f"{name}.{len(layers) + 1}"], "", None))
         recomputes = [0] if shape.expansion != 1 else []
-        return self._steps(inputs, parts, training, shortcut=inputs if shape.adds_inputs else None, recomputes=recomputes)
+        return self._steps(
+            inputs, parts, training, shortcut=inputs if shape.adds_inputs else None, recomputes=recomputes
+        )

@@ -127,9 +127,7 @@ def rebuild(inputs: Any, gamma: Any, beta: Any, statistics: Statistics, how: Nor
     return (inputs - _wide(statistics.mean, how)) * _wide(scale, how) + _wide(beta, how)
 
 
-def norm_gradients(
-    gradient: Any, inputs: Any, gamma: Any, statistics: Statistics, how: Norm
-) -> tuple[Any, Any, Any]:
+def norm_gradients(gradient: Any, inputs: Any, gamma: Any, statistics: Statistics, how: Norm) -> tuple[Any, Any, Any]:
     """Gradients of a norm's input, gamma and beta."""
     if is_fused(inputs.dtype):
         reserve = statistics.reserve if how.trains else (statistics.mean, statistics.variance)

@@ -67,13 +67,17 @@ def run_chunk(
     """
     ends: list[Any] = []
     for layer in range(how.layers):
-        number = how.first_layer + layer
-        if how.drop_rate and seed is not None and number:
-            values = drop_chunk(values, how.drop_rate, seed, number, chunk)
+        if drops_before(how, layer, seed):
+            values = drop_chunk(values, how.drop_rate, seed, how.first_layer + layer, chunk)
         own = weights[WEIGHTS_A_LAYER * layer : WEIGHTS_A_LAYER * (layer + 1)]
-        values, *end = _run_layer(values, *state[2 * layer : 2 * layer + 2], own, how.turned)
+        values, *end = _run_layer(values, state[2 * layer], state[2 * layer + 1], own, how.turned)
         ends += end
     return values, ends
+
+
+def drops_before(how: StackedSettings, layer: int, seed: Any) -> bool:
+    """Whether dropout comes before a layer: not before the network's first."""
+    return bool(how.drop_rate and seed is not None and how.first_layer + layer)
 
 
 def drop_chunk(values: Any, rate: float, seed: Any, layer: int, chunk: int) -> Any:
@@ -82,10 +86,15 @@ def drop_chunk(values: Any, rate: float, seed: Any, layer: int, chunk: int) -> A
     return tf.nn.experimental.stateless_dropout(values, rate, own)
 
 
+def project(values: Any, weights: Sequence[Any]) -> Any:
+    """What a layer's gates get of its input, biases included: (T, N, I) -> (T, N, 4H)."""
+    into, _, input_bias, hidden_bias = weights
+    return tf.tensordot(values, into, 1) + (input_bias + hidden_bias)
+
+
 def _run_layer(values: Any, hidden: Any, cell: Any, weights: Sequence[Any], turned: bool) -> tuple[Any, Any, Any]:
-    into, recurrent, input_bias, hidden_bias = weights
+    projected, recurrent = project(values, weights), weights[1]
     steps = int(values.shape[0])
-    projected = tf.tensordot(values, into, 1) + (input_bias + hidden_bias)
     reads = tf.TensorArray(projected.dtype, steps, element_shape=projected.shape[1:]).unstack(projected)
     writes = tf.TensorArray(hidden.dtype, steps, element_shape=hidden.shape)
 
@@ -108,14 +117,14 @@ def run_plain(values: Any, state: Sequence[Any], weights: Sequence[Any], seed: A
     """The whole sequence, layer by layer; TensorFlow keeps every step. Returns as `run_chunk`."""
     ends: list[Any] = []
     for layer in range(how.layers):
-        number = how.first_layer + layer
-        if how.drop_rate and seed is not None and number:
+        if drops_before(how, layer, seed):
+            number = how.first_layer + layer
             parts = [
                 drop_chunk(values[first : first + length], how.drop_rate, seed, number, chunk)
                 for chunk, (first, length) in enumerate(how.chunks())
             ]
             values = tf.concat(parts, 0)
         own = weights[WEIGHTS_A_LAYER * layer : WEIGHTS_A_LAYER * (layer + 1)]
-        values, *end = _run_layer(values, *state[2 * layer : 2 * layer + 2], own, how.turned)
+        values, *end = _run_layer(values, state[2 * layer], state[2 * layer + 1], own, how.turned)
         ends += end
     return values, ends

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 
-def import_tensorflow() -> tuple[Any, ModuleType]:
+def import_tensorflow() -> tuple[Any, Any]:
     """TensorFlow and Keras 3 on it.
 
     Raises:
@@ -17,9 +16,7 @@ def import_tensorflow() -> tuple[Any, ModuleType]:
     except ModuleNotFoundError as error:
         if error.name != "tensorflow":
             raise
-        raise ImportError(
-            "tensorflow is not installed here: pip install 'memory-efficient-zoo[tensorflow]'"
-        ) from error
+        raise ImportError("tensorflow is not installed here: pip install 'memory-efficient-zoo[tensorflow]'") from error
     import keras
 
     if keras.backend.backend() != "tensorflow":
@@ -30,4 +27,6 @@ def import_tensorflow() -> tuple[Any, ModuleType]:
     return tensorflow, keras
 
 
+tf: Any
+keras: Any
 tf, keras = import_tensorflow()

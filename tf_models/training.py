@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from typing import Any, cast
@@ -46,6 +47,8 @@ def train(model: ZooModel, data: Data, options: TrainingOptions) -> TrainingResu
         raise TypeError(f"train: a model of tf_models is needed, not {type(model).__name__}")
     check_device(options.device, options.amp)
     data.split(options.valid_size, options.seed)
+    if options.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ValueError("tensorboard=True needs tensorboard: pip install tensorboard")
     network = describe_network(model.spec)
     folder = RunFolder.open(options.settings(), SUFFIX, network) if options.save is not None else None
     try:

@@ -17,7 +17,7 @@ PACKAGE = "tf_models"  # the name that Keras registers the models under, for fil
 POLICY_FIELDS = ("efficient", "keep_bottleneck", "opt_memory", "compressed")
 
 
-class ZooModel(keras.Model):  # type: ignore[misc]
+class ZooModel(keras.Model):
     """Base of the zoo's models; all variables exist as soon as the model does.
 
     A family names its `config_type`, makes its parts in `_build_parts` and runs them in `call`.

@@ -25,7 +25,7 @@ from tf_models.operators import (
     max_pool,
     max_pool_gradient,
 )
-from tf_models.saving.tied import tied, with_gradient, zero_after
+from tf_models.saving.tied import opaque, tied, with_gradient, zero_after
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,8 @@ class _Chain:
         values, kept, found = inputs, [inputs], []
         for place, step in enumerate(self.steps):
             if step.norm is not None:
-                values, statistics = normalise(values, *scales[place], self.running[place], step.norm)
+                gamma, beta = scales[place]
+                values, statistics = normalise(values, gamma, beta, self.running[place], step.norm)
                 values = activate(values, step.activation)
                 found.append(statistics)
             if step.convolution is not None:
@@ -111,6 +112,8 @@ class _Chain:
                 values = max_pool(values, step.norm.data_format)  # type: ignore[union-attr]
             kept.append(None if step.recomputes else values)
         output = activate(values if shortcut is None else values + shortcut, self.activation)
+        if self.adds:  # XLA would keep what was added up instead of the sum
+            output = opaque(output, zero_after(output))
         backward = _Backward(self, scales, weights, kept, found, output)
         return [output, *flat_statistics(found)], backward
 
@@ -141,11 +144,14 @@ class _Backward:
         activated: dict[int, Any] = {}
         parameters: list[list[Any]] = [[] for _ in self.steps]
         for place in reversed(range(len(self.steps))):
-            gradient, parameters[place] = self._step(place, gradient, activated)
+            # A step waits for the weights' gradients of the one after it too: else what they are made of is kept.
+            later = parameters[place + 1][-1:] if place + 1 < len(self.steps) else []
+            gradient, parameters[place] = self._step(place, gradient, zero_after(gradient, *later), activated)
+        gradient = opaque(gradient, zero_after(gradient, *(part[-1] for part in parameters[:1] if part)))
         return [gradient, *of_shortcut, *(one for part in parameters for one in part)]
 
-    def _step(self, place: int, gradient: Any, activated: dict[int, Any]) -> tuple[Any, list[Any]]:
-        step, zero = self.steps[place], zero_after(gradient)
+    def _step(self, place: int, gradient: Any, zero: Any, activated: dict[int, Any]) -> tuple[Any, list[Any]]:
+        step = self.steps[place]
         values = self._input(place, zero, activated)
         before = activated.pop(place) if place in activated else self._activate(place, values, zero)
         of_weights: list[Any] = []
@@ -159,9 +165,7 @@ class _Backward:
         if step.norm is None:
             return gradient, of_weights
         gradient = activation_gradient(gradient, before, step.activation)
-        gradient, *of_scale = norm_gradients(
-            gradient, values, self.scales[place][0], self.statistics[place], step.norm
-        )
+        gradient, *of_scale = norm_gradients(gradient, values, self.scales[place][0], self.statistics[place], step.norm)
         return gradient, [*of_scale, *of_weights]
 
     def _input(self, place: int, zero: Any, activated: dict[int, Any]) -> Any:
@@ -181,7 +185,7 @@ class _Backward:
         """What a step's convolution reads."""
         step = self.steps[place]
         if step.norm is None:
-            return values
+            return opaque(values, zero)  # else XLA keeps a copy of it in another layout
         gamma, beta = self.scales[place]
         return activate(rebuild(values, tied(gamma, zero), beta, self.statistics[place], step.norm), step.activation)
 

@@ -89,9 +89,7 @@ class _Block:
     def flat(values: DenseLayerValues) -> list[Any]:
         """The tensors of a layer that have gradients: gamma, beta, kernel, for each of its convolutions."""
         return [
-            tensor
-            for scale, kernel in zip(values.scales, values.kernels, strict=True)
-            for tensor in (*scale, kernel)
+            tensor for scale, kernel in zip(values.scales, values.kernels, strict=True) for tensor in (*scale, kernel)
         ]
 
     def forward(self, inputs: Any, *flat: Any) -> tuple[list[Any], Any]:
@@ -145,7 +143,7 @@ def _units(layers: Sequence[DenseLayer], flat: Sequence[Any]) -> list[list[tuple
         count = len(layer.norms)
         units.append([tuple(flat[place + 3 * unit : place + 3 * unit + 3]) for unit in range(count)])
         place += 3 * count
-    return units  # type: ignore[return-value]
+    return units
 
 
 class _BlockBackward:

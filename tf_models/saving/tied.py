@@ -1,4 +1,4 @@
-"""Zeros that depend on a gradient, so that what is computed again is computed after it, and a second derivative refused.
+"""Zeros that depend on a gradient, so that what is computed again is computed after it; second derivatives refused.
 
 Without them grappler and XLA find that the backward pass computes what the forward pass has computed already, and keep
 that instead: nothing would be saved. A control dependency holds in graph mode alone; a data dependency holds under XLA
@@ -32,6 +32,14 @@ def zero_after(*gradients: Any) -> Any:
 def tied(value: Any, zero: Any) -> Any:
     """The same value, known only once `zero` is."""
     return value + tf.cast(zero, value.dtype)
+
+
+def opaque(value: Any, zero: Any) -> Any:
+    """The same value, known only once `zero` is, and stored: XLA does not look into a branch that the data choose.
+
+    In a graph it costs no copy.
+    """
+    return tf.cond(zero == 0, lambda: tf.identity(value), lambda: tf.zeros_like(value))
 
 
 def added_now(total: Any, part: Any) -> Any:
