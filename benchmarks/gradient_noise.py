@@ -46,10 +46,9 @@ def noise(scheme: str, arguments: argparse.Namespace, images: torch.Tensor, targ
     bias = (samples.mean(0) - exact).square().sum() / (variance / arguments.runs if rounds else squared)
     along = samples @ exact / squared - 1  # along the exact gradient: 0 without bias
     errors = f"{float(along.mean() / (along.std() / arguments.runs**0.5)):+.1f}" if rounds else "to nearest"
-    return (
-        f"| {scheme} | {float(variance / squared):.4f} | {float(bias) if rounds else float('nan'):.2f} | {float(along.mean()):+.5f} | {errors} "
-        f"| {model.compression.average_bits:.2f} |"
-    )
+    chance = f"{float(bias):.2f}" if rounds else "-"
+    bits = model.compression.average_bits or float(model.compression.scheme.bits or 0)
+    return f"| {scheme} | {variance / squared:.4f} | {chance} | {along.mean():+.5f} | {errors} | {bits:.2f} |"
 
 
 def main() -> None:
