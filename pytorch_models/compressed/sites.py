@@ -104,7 +104,7 @@ class Site:
         widths = tuple(max(width, floor) for width in self._widths(tensor))
         return Packed(codes.pack_normalised(tensor, mean, inv_std, widths, seed), self)
 
-    def add_cost(self, packed: Packed, gradient: Tensor, noise: Callable[[float], Tensor] | Any) -> None:
+    def add_cost(self, packed: Packed, gradient: Tensor, noise: Callable[..., Any]) -> None:
         """Learn, in the backward pass, what the rounding cost.
 
         Args:
