@@ -25,6 +25,7 @@ import pytorch_models  # noqa: E402
 import zoo  # noqa: E402
 import zoo.data  # noqa: E402
 from benchmarks.rows import measured_with, write_csv  # noqa: E402
+from pytorch_models.compressed import compress  # noqa: E402
 from zoo.densenet import DenseNetConfig  # noqa: E402
 from zoo.experiment import in_colour  # noqa: E402
 from zoo.options import TrainingOptions  # noqa: E402
@@ -46,7 +47,8 @@ def build(scheme: str, arguments: argparse.Namespace, classes: int) -> Any:
     """A fresh network that is trained by a scheme."""
     compressed = None if scheme == EXACT else scheme
     if arguments.model != "densenet":
-        return zoo.create_model(arguments.model, num_classes=classes, compressed=compressed)
+        model = zoo.create_model(arguments.model, num_classes=classes)
+        return model if compressed is None else compress(model, compressed)
     policy = MemoryPolicy(efficient=compressed is None or not is_scheme(scheme), compressed=compressed)
     config = DenseNetConfig.from_depth(arguments.depth, 12, num_classes=classes)
     return pytorch_models.build_model(config, policy)
