@@ -32,8 +32,8 @@ def test_greedy_keeps_the_budget_and_spends_it(average: float) -> None:
     assert spent >= min(average, 8) - 0.05
     if average == 2:
         assert added_variance(costs, found) < added_variance(costs, np.full(300, 2)) / 3
-    order = np.argsort(costs / sizes)
-    assert np.corrcoef(np.log(costs / sizes)[order], found[order])[0, 1] > 0.3 or average in (1, 8, 40)
+    if average in (2, 3.3):  # what costs more gets more
+        assert np.corrcoef(np.log(costs / sizes), found)[0, 1] > 0.3
 
 
 def test_floors_are_kept_where_they_cost_more_than_the_average() -> None:

@@ -12,6 +12,12 @@ import zoo
 from zoo.frameworks import FRAMEWORKS, why_missing
 
 ROOT = Path(__file__).resolve().parent.parent
+# Modules that need what is no dependency of this project.
+OPTIONAL = {
+    "pytorch_models.adapters.mmengine_hook": "mmengine",
+    "pytorch_models.adapters.lightning_callback": "lightning",
+    "pytorch_models.adapters.transformers_callback": "transformers",
+}
 REASONS = {row.package: why_missing(row) for row in FRAMEWORKS.values()}
 
 
@@ -25,6 +31,8 @@ def modules() -> list[str]:
 @pytest.mark.parametrize("name", modules())
 def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    if name in OPTIONAL:
+        pytest.importorskip(OPTIONAL[name], reason=f"{name} needs {OPTIONAL[name]}, which is no dependency")
     module = importlib.import_module(name)
     result = doctest.testmod(module, extraglobs={"zoo": zoo}, optionflags=doctest.ELLIPSIS)
     assert result.failed == 0

@@ -20,6 +20,8 @@ from torch.utils.data import Dataset
 import zoo
 import zoo.data
 from pytorch_models.compressed import Controller, compress
+from zoo.data.image_data import ImageData
+from zoo.experiment import in_colour
 from zoo.schemes import HOOKS as BY_HOOKS
 from zoo.schemes import find_scheme
 
@@ -123,9 +125,10 @@ class ZooImages(Dataset):
     """
 
     def __init__(self, data: str = "mnist5k", limit: int | None = None, **options: Any) -> None:
-        from zoo.experiment import in_colour
-
-        loaded = in_colour(zoo.data.load(data, **options))
+        found = zoo.data.load(data, **options)
+        if not isinstance(found, ImageData):
+            raise ValueError(f"ZooImages: {data!r} is a text: give a data set of images, such as 'mnist5k'")
+        loaded = in_colour(found)
         self.images, self.targets = loaded.train_images[:limit], loaded.train_labels[:limit]
         self.mean, self.std = (torch.as_tensor(v, dtype=torch.float32) for v in (loaded.mean, loaded.std))
 

@@ -27,8 +27,9 @@ class CompressionCallback(TrainerCallback):
         self.scheme = find_scheme(scheme)
         self.controller: Controller | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Begin to pack."""
+        model: nn.Module = given["model"]
         if self.scheme.way == HOOKS:
             self.controller = Controller(model, default_bit=self.scheme.bits)
             self.controller.install()

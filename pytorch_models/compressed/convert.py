@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pytorch_models.compressed import layers
 from pytorch_models.compressed.hooked_forward import hook_forward
@@ -103,6 +104,9 @@ def _convert(model: nn.Module, compression: Compression) -> None:
         assert isinstance(module, Compressed), "every class of the table is one"
         module.compression, module.site = compression, compression.new_site(name or type(module).__name__)
     compression.unconverted = tuple(unconverted)
+    norms = sum(isinstance(module, _BatchNorm) for module in model.modules())
+    for site in compression.sites:
+        site.bound.sources = max(norms, 1)
 
 
 def defragments(scheme: Scheme) -> str | None:

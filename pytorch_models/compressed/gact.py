@@ -6,10 +6,9 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from pytorch_models.compressed.codes import Kept
 from pytorch_models.compressed.exact import pack_exactly
 from pytorch_models.compressed.hooked_forward import HookedForward, hook_forward, unhook_forward
 from pytorch_models.compressed.known import KnownTensors
+from pytorch_models.compressed.recording import Recording, ThreadState, check_bits, pack_with_own_statistics
 from pytorch_models.compressed.saved_by import OperatorWatch, is_parameter, least_bits
 from pytorch_models.compressed.swapping import to_device, to_host
 from pytorch_models.compression import NoiseSeeds
@@ -110,12 +110,12 @@ class Controller:
     ) -> None:
         if model is not None and not isinstance(model, nn.Module):
             raise TypeError(f"Controller: model must be a torch.nn.Module, not {model!r}; give bits by name")
-        self.bits = _check_bits(bits if default_bit is None else default_bit)
+        self.bits = check_bits(bits if default_bit is None else default_bit)
         self.model = model
         self.automatic = AutomaticBits(self.bits) if automatic else None
         self._keeps_values, self._swap = keep_values, swap
         self._seeds, self._known, self._kept_out = NoiseSeeds(), KnownTensors(), dict[int, Any]()
-        self._thread = _Thread()
+        self._thread = ThreadState()
 
     def filter_tensors(self, tensors: Iterable[tuple[str, Tensor] | Tensor]) -> None:
         """Leave these, and views of them, as they are: parameters, buffers."""
@@ -153,7 +153,7 @@ class Controller:
             yield
             return
         self._known.forget()
-        self._thread.recording = recording = _Recording(OperatorWatch(self._after_operator))
+        self._thread.recording = recording = Recording(OperatorWatch(self._after_operator))
         self._thread.kept = recording.kept
         try:
             with saved_tensors_hooks(self.quantize, self.dequantize), recording.watch:
@@ -249,7 +249,7 @@ class Controller:
                 seed, bits = self.automatic.choose(slot, tensor.numel(), floor, seed)
         if bits >= bit_rules.KEEP:
             return None
-        kept = _pack_normalised(tensor, bits, seed) if normalised else codes.pack_values(tensor, (bits,), seed)
+        kept = pack_with_own_statistics(tensor, bits, seed) if normalised else codes.pack_values(tensor, (bits,), seed)
         kept = self._remember(tensor, purpose, kept)
         if recording is not None:
             recording.packed.append((slot, kept))
@@ -265,39 +265,3 @@ class Controller:
 
     def for_copy(self, memo: dict[int, Any]) -> None:
         """What stands in a copy of the model: nothing, a copy is not watched."""
-
-
-@dataclass
-class _Recording:
-    """One forward pass."""
-
-    watch: OperatorWatch
-    slots: int = 0
-    packed: list[tuple[int, Kept]] = field(default_factory=list)  # by the operator that runs
-    kept: list[weakref.ref[Any]] = field(default_factory=list)
-
-
-class _Thread(threading.local):
-    """What each thread is recording; and what it packed."""
-
-    def __init__(self) -> None:
-        self.recording: _Recording | None = None
-        self.kept: list[weakref.ref[Any]] = []
-
-
-def _pack_normalised(tensor: Tensor, bits: int, seed: int) -> Kept:
-    values = tensor.detach()
-    others = [dimension for dimension in range(values.dim()) if dimension != 1]
-    variance, mean = torch.var_mean(values.float(), others, correction=0)
-    # A channel that does not vary is coded as it is, around its mean.
-    inv_std = torch.where(variance > 0, variance, torch.ones_like(variance)).rsqrt()
-    return codes.pack_normalised(values, mean, inv_std, (bits,), seed)
-
-
-def _check_bits(bits: Any) -> int:
-    if isinstance(bits, bool) or not isinstance(bits, int):
-        raise TypeError(f"gact: bits must be 1, 2, 4 or 8, not {bits!r}")
-    if bits not in bit_rules.WIDTHS:
-        near = min(bit_rules.WIDTHS, key=lambda width: abs(width - bits))
-        raise ValueError(f"gact: bits must be 1, 2, 4 or 8, not {bits}: did you mean {near}?")
-    return bits

@@ -23,14 +23,18 @@ class HookedForward:
         with self.controller.recording(self.module()):
             return self._inner()(*args, **kwargs)
 
-    def _inner(self) -> Any:
+    def _alive(self) -> nn.Module:
         module = self.module()
         if module is None:
             raise ReferenceError("the model that this forward belongs to is gone")
+        return module
+
+    def _inner(self) -> Any:
+        module = self._alive()
         return self.own if self.own is not None else type(module).forward.__get__(module)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HookedForward:
-        module = self.module()
+        module = self._alive()
         controller = None if self.controller is None else self.controller.for_copy(memo)
         return HookedForward(memo.get(id(module), module), copy.deepcopy(self.own, memo), controller)
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from pytorch_models.compressed.codes import Kept
 from pytorch_models.compressed.exact_functions import (
     AveragePoolFunction,
     DropoutFunction,
@@ -117,9 +118,9 @@ class _TransposedConvolution(_Convolution):
             return super().forward(inputs, output_size)  # type: ignore[misc]
         if self.padding_mode != "zeros":
             raise ValueError(f"{type(self).__name__}: only zeros padding exists, not {self.padding_mode!r}")
-        extra = self._output_padding(
-            inputs, output_size, self.stride, self.padding, self.kernel_size, len(self.stride), self.dilation
-        )  # type: ignore[arg-type]
+        find: Any = self._output_padding  # annotated for lists, called with tuples by PyTorch itself
+        sizes = (self.stride, self.padding, self.kernel_size, len(self.stride), self.dilation)
+        extra = find(inputs, output_size, *sizes)
         return self._convolve(inputs, tuple(self.padding), tuple(extra))  # type: ignore[arg-type]
 
 
@@ -223,7 +224,8 @@ class QReLU(Compressed, nn.ReLU):
         if _is_plain(inputs) or not inputs.requires_grad:
             return super().forward(inputs)
         compression, _ = self._shared()
-        known, left = compression.find(inputs), []
+        known = compression.find(inputs)
+        left: list[Kept] = []
         outputs = ReluFunction.apply(inputs, self.inplace, left, compression.scheme.swap)
         if known is not None and compression.scheme.way == "layers":
             compression.derive(outputs, masked(known, left[0]))

@@ -162,7 +162,11 @@ def _learn(
     assert packed is not None
     if site.scheme.adaptive and packed.kept.energy is not None:
         values = max(inputs[0].numel(), 1) if len(inputs) else 1
-        site.add_cost(packed, gradient, lambda energy, square: energy * square / values)
+
+        def noise(energy: Tensor, square: Tensor) -> Tensor:
+            return energy * square / values
+
+        site.add_cost(packed, gradient, noise)
     if site.scheme.error is None or not site.bound.is_due or d_inputs is None or d_weight is None:
         return
     dims = inputs.dim()

@@ -125,7 +125,8 @@ class Compression:
         costs = torch.cat([site.costs() for site in measured]).cpu().numpy()
         sizes = torch.cat([torch.full((site.items,), site.count / site.items) for site in measured]).numpy()
         assert self.scheme.bits is not None, "adaptive schemes have an average"
-        chosen = bit_rules.allocate(costs, sizes, self.scheme.bits)
+        least = [site.least for site in measured for _ in range(site.items)]
+        chosen = bit_rules.allocate(costs, sizes, self.scheme.bits, least=least)
         start = 0
         for site in measured:
             site.average = float(chosen[start : start + site.items].mean())

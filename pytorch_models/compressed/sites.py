@@ -45,12 +45,15 @@ class Site:
     Args:
         name: of the layer.
         average: bits a value here, on average over samples.
+        least: the fewest bits of a sample. Rounding a norm's input disturbs the gradient of every layer below, which
+            its own cost does not tell: a norm never gets fewer than the scheme's average.
     """
 
     name: str
     scheme: Scheme
     samples: int = 0
     average: float = 0.0
+    least: int = 1
     count: int = 0
     items: int = 0
     last_bits: float = 0.0
@@ -90,6 +93,7 @@ class Site:
         self, tensor: Tensor, mean: Tensor, inv_std: Tensor, seed: int, indices: Tensor | None
     ) -> Packed:
         """Keep a norm's input, (N, C, ...), as normalised."""
+        self.least = max(int(self.scheme.bits or 1), 1)
         self._note(tensor, indices)
         if self.scheme.way == FIXED:
             kept = fixed.pack_normalised(tensor, mean, inv_std, self.scheme, self.bound, seed)
@@ -100,7 +104,7 @@ class Site:
         widths = tuple(max(width, floor) for width in self._widths(tensor))
         return Packed(codes.pack_normalised(tensor, mean, inv_std, widths, seed), self)
 
-    def add_cost(self, packed: Packed, gradient: Tensor, noise: Callable[[float], Tensor] | Any) -> None:
+    def add_cost(self, packed: Packed, gradient: Tensor, noise: Callable[..., Any]) -> None:
         """Learn, in the backward pass, what the rounding cost.
 
         Args:
@@ -153,7 +157,8 @@ class Site:
         if isinstance(tensor, FakeTensor):
             widths = [int(self.scheme.bits or 1)] * tensor.shape[0]
         else:
-            widths = bit_rules.allocate(weights.cpu().numpy(), [1.0] * len(weights), max(self.average, 1.0)).tolist()
+            average, sizes = max(self.average, 1.0), [1.0] * len(weights)
+            widths = bit_rules.allocate(weights.cpu().numpy(), sizes, average, least=self.least).tolist()
         self._levels = torch.tensor([(2.0**width - 1) ** 2 for width in widths])
         self.last_bits = sum(widths) / len(widths)
         return tuple(int(width) for width in widths)
