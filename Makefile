@@ -35,7 +35,7 @@ clean: ## remove .venv and caches; runs/ and data/ stay
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 environment:
-	@sh .ci/install torch,mxnet,demo,dev
+	@sh .ci/install torch,tensorflow,mxnet,demo,dev
 
 environment-demo:
 	@sh .ci/install torch,demo
