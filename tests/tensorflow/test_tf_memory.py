@@ -27,7 +27,8 @@ def test_a_dense_block_needs_a_fraction(mode: str, most: float) -> None:
     if mode != "xla":
         # Kept are the features once, 24 + 8 * 12 channels, and the stem's output.
         features = 8 * 32 * 32 * (24 + 8 * 12) * 4
-        assert features <= efficient.saved_bytes < 1.6 * features
+        # An eager tape holds the pooled activation as well, of which a graph reads the shape alone.
+        assert features <= efficient.saved_bytes < (2.3 if mode == "eager" else 1.6) * features
         assert plain.saved_bytes > 5 * features
 
 
