@@ -260,7 +260,7 @@ def test_the_command_measures(
     assert [line.split()[0] for line in table[2:-1]] == ["plain", "efficient", "efficient", "efficient"]
     words = ("measure", "resnet20", "--framework", stand_in, "--batch-size", "2")
     table = run(capsys, *words, "--compare")[1].splitlines()
-    assert [line.split()[0] for line in table[2:-1]] == ["plain", "efficient", "efficient"], "it keeps no codes"
+    assert [line.split()[0] for line in table[2:-1]] == ["plain", "efficient", "efficient", "efficient"]
     assert table[-2].split()[2] == "0.10x"
 
 

@@ -15,6 +15,7 @@ from pytorch_models.compressed.codes import Kept, MaskCode
 from pytorch_models.compressed.sites import Packed
 from pytorch_models.compressed.swapping import to_device, to_host
 from pytorch_models.kernel_arrays import TORCH, layout_of, norm_path
+from pytorch_models.saving.activation import RELU
 from pytorch_models.saving.dropout import drop, drop_gradient
 from pytorch_models.saving.eligibility import refuse_second_derivative
 from pytorch_models.saving.pool_codes import Pool
@@ -47,7 +48,7 @@ class ReluFunction(torch.autograd.Function):
             channels = gradient.shape[1]
             one, zero = (torch.full((channels,), v, dtype=kind, device=gradient.device) for v in (1.0, 0.0))
             out = torch.empty_like(gradient)
-            kernel_ops.rebuild_relu_(gradient, one, zero, mask, out)
+            kernel_ops.rebuild_activation_(gradient, one, zero, mask, out, RELU.mask_name)
             return out, None, None, None
         return torch.where(code.unpack((mask,)) > 0, gradient, 0), None, None, None
 

@@ -55,7 +55,9 @@ def test_any_shape_comes_back(shape: tuple[int, ...], dtype: torch.dtype) -> Non
         assert found.shape == tensor.shape
         assert found.dtype == dtype
         spread = float(tensor.max() - tensor.min()) if tensor.numel() else 0.0
-        assert (found - tensor).abs().max().item() <= spread / 200 + 1e-6 if tensor.numel() else True
+        # A group's smallest value is kept in bfloat16, rounded down: a lone value is a range of its own.
+        top = float(tensor.abs().max()) * 2**-7 if tensor.numel() else 0.0
+        assert not tensor.numel() or (found - tensor).abs().max().item() <= (spread + top) / 200 + 1e-6
         assert torch.equal(codes.pack_mask(tensor).unpack(), (tensor > 0).to(dtype))
 
 
