@@ -93,6 +93,7 @@ def lstm_plan(
         >>> plan.chunk_steps, plan.chunks
         (128, 32)
     """
+    samples = max(1, samples)  # an empty batch is cut like one sample
     row_bytes = samples * hidden_size * layers * itemsize
     step_bytes = KEPT_VALUES * row_bytes + values_beside * samples * itemsize
     long = min(SHORT_CHUNK, 2 * math.isqrt(steps))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, Family, assert_same, inputs_of, norms_of, pair_of
-from tiny_densenet import step
+from tiny_densenet import assert_only_gradients_differ, step
 from torch import nn
 from torch.nn import functional as F
 
@@ -160,21 +160,30 @@ def test_no_grad_gives_what_eval_gives_and_keeps_nothing(family: Family, flags: 
     assert without.grad_fn is None
 
 
-CODED = [family for family in FAMILIES.values() if family.build.func is not LSTM]
-
-
-@pytest.mark.parametrize("family", CODED)
-def test_codes_keep_less_still_and_change_no_name(family: Family) -> None:
-    plain, coded = family.build(), family.build(efficient=True, compressed=2)
-    assert list(plain.state_dict()) == list(coded.state_dict())
-    saved, alone = (
-        measure_step(m, family.inputs, execute=False).saved_bytes for m in (coded, family.build(efficient=True))
+@every_family
+@pytest.mark.parametrize("flags", [{}, {"efficient": True}], ids=str)
+@pytest.mark.parametrize("compressed", [2, "fixed:5"])
+def test_codes_change_gradients_alone(family: Family, flags: Flags, compressed: int | str) -> None:
+    (_, exact), (_, coded) = (
+        pair_of(family, way, torch.float32) for way in (flags, {**flags, "compressed": compressed})
     )
-    assert saved < alone
-    coded.set_grad_checkpointing()
-    assert measure_step(coded, family.inputs, execute=False).saved_bytes < alone
-    step(coded, inputs_of(family, torch.float32))
-    assert all(torch.isfinite(parameter.grad).all() for parameter in coded.parameters())
+    expected, found = (step(model, inputs_of(family, torch.float32)) for model in (exact, coded))
+    assert_only_gradients_differ(found, expected)
+
+
+@every_family
+def test_codes_keep_less_and_change_no_name(family: Family) -> None:
+    ways = ({}, {"efficient": True}, {"compressed": 2}, {"efficient": True, "compressed": 2})
+    plain, efficient, coded, both = (family.build(**flags) for flags in ways)
+    assert list(plain.state_dict()) == list(coded.state_dict()) == list(both.state_dict())
+    saved = [measure_step(m, family.inputs, execute=False).saved_bytes for m in (plain, efficient, coded, both)]
+    assert saved[2] < saved[0], saved
+    assert saved[3] <= min(saved[1:3]), saved
+    if not isinstance(both, LSTM):
+        both.set_grad_checkpointing()
+        assert measure_step(both, family.inputs, execute=False).saved_bytes < saved[1]
+    step(both, inputs_of(family, torch.float32))
+    assert all(torch.isfinite(parameter.grad).all() for parameter in both.parameters())
 
 
 @every_row

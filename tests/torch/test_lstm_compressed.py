@@ -156,6 +156,7 @@ def test_gradients_are_unbiased(shape: dict[str, Any], steps: int, compressed: i
     inputs = batch(plain, steps)
     expected = gradients_over_seeds(plain, inputs, 1)[0]
     squares, noise = squares_and_noise(gradients_over_seeds(coded, inputs, 16), expected)
+    # The noise of a recurrence has few directions: 24 seeds gave 0.5 to 2.4, 96 seeds 0.5 to 1.4 in every case.
     assert squares < 2.2
     assert noise > 1e-3, "something was rounded"
 

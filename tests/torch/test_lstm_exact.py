@@ -111,6 +111,17 @@ def test_frozen_parts(trained: str) -> None:
     assert any(name.startswith("gradient") for name in found)
 
 
+@pytest.mark.parametrize("compressed", [None, 2])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_an_empty_batch(bidirectional: bool, compressed: int | None) -> None:
+    lstm = StackedLSTM(3, 5, 2, bidirectional=bidirectional, efficient=True, compressed=compressed)
+    outputs, (hidden, _) = lstm(torch.empty(7, 0, 3))
+    outputs.sum().backward()
+    assert outputs.shape == (7, 0, 10 if bidirectional else 5)
+    assert hidden.shape == (4 if bidirectional else 2, 0, 5)
+    assert all(not parameter.grad.any() for parameter in lstm.parameters())
+
+
 def test_two_forwards_then_two_backwards_and_retain_graph() -> None:
     results = []
     for model in pair(drop_rate=0.3):
