@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -110,7 +110,7 @@ class StepRunner:
         """Copies, by number."""
         return {str(number): one.numpy() for number, one in enumerate(self.velocities)}
 
-    def set_momentum(self, arrays: dict[str, np.ndarray]) -> None:
+    def set_momentum(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take over what `momentum_arrays` gave."""
         for number, one in enumerate(self.velocities):
             one.assign(arrays[str(number)])

@@ -16,9 +16,10 @@ from mxnet_networks import mx
 import mxnet_memonger
 import zoo
 from mxnet_memonger import DenseNet, ResNet, train
-from mxnet_memonger.weights import canonical_weights, load_arrays
+from mxnet_memonger.weights import canonical_weights
 from zoo.data.image_data import ImageData
 from zoo.options import TrainingError, TrainingOptions
+from zoo.weight_files import load_arrays
 
 ROOT = Path(__file__).resolve().parents[2]
 
