@@ -248,6 +248,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        checkpoint.give_learnt(self.model, state.get("compression", ()), self.worker.rank)
         self.rows = state["rows"]
         if self.worker.rank == 0:
             folder.write_metrics(self.rows)
@@ -260,12 +261,13 @@ class Trainer:
             if is_best:
                 self.best_weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
             return
+        learnt = checkpoint.take_learnt(self.model, self.worker.world)
         if self.worker.rank == 0:
             weights = self.model.state_dict()
             if is_best:
                 checkpoint.save(self.folder.best, weights)
             state = {"model": weights, "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
-            checkpoint.save(self.folder.last, {**state, "rows": self.rows})
+            checkpoint.save(self.folder.last, {**state, "compression": learnt, "rows": self.rows})
             self.folder.write_metrics(self.rows)
 
     def _finish(self) -> TrainingResult:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from zoo.schemes import Scheme, find_scheme, is_scheme
+from zoo.schemes import GROUP_WIDTHS, SCHEMES, Scheme, find_scheme, is_scheme
 
 if TYPE_CHECKING:
     from kernels.codecs import Codec
@@ -181,12 +182,39 @@ def _norm_codec(text: int | str) -> Codec:
     from kernels.codec_names import parse_codec  # `import zoo` needs no codecs
     from kernels.codecs import FixedPoint, GroupQuantizer, Half
 
-    codec = parse_codec(text)
-    if not isinstance(codec, FixedPoint | GroupQuantizer | Half):
-        raise ValueError(
-            f"compressed={text!r} does not suit normalised values, of which few are zero and half are negative: "
-            "give 1, 2, 4, 8, fixed:2 to fixed:16, half or bfloat16"
-        )
+    if isinstance(text, bool) or not isinstance(text, str | int):
+        raise TypeError(f"compressed: a number of bits, or the name of a codec or scheme is needed, not {text!r}")
+    codec = None
+    with contextlib.suppress(ValueError):  # it would list codecs that do not suit here
+        codec = parse_codec(text)
     if isinstance(codec, FixedPoint) and codec.bits == 1:
         raise ValueError("compressed='fixed:1' holds no negative values: give fixed:2 or more, or 1")
-    return codec
+    if isinstance(codec, FixedPoint | GroupQuantizer | Half):
+        return codec
+    if codec is not None:
+        raise ValueError(
+            f"compressed={text!r} does not suit normalised values, of which few are zero and half are negative: "
+            f"give {_ACCEPTED}"
+        )
+    close = _nearest(str(text).strip().lower())
+    hint = f": did you mean {' or '.join(close)}?" if close else ":"
+    schemes = ", ".join((*SCHEMES, "gact:<1|2|4|8>", "quant<1..16>", "quantz<1..16>"))
+    raise ValueError(
+        f"compressed={text!r} is unknown{hint} Known: {_ACCEPTED}; for the plain network's layers {schemes}"
+    )
+
+
+_ACCEPTED = "1, 2, 4, 8, fixed:2 to fixed:16, half, bfloat16"
+
+
+def _nearest(name: str) -> list[str]:
+    """Values of `compressed` that a name was perhaps meant for."""
+    number = name.rpartition(":")[2].removeprefix("-")
+    if number.isdecimal() and name.removeprefix("-") == number:
+        near = min(GROUP_WIDTHS, key=lambda width: abs(width - int(number)))
+        return [str(near), f"fixed:{min(max(int(number), 2), 16)}"]
+    widths = [f"fixed:{bits}" for bits in range(2, 17)]
+    if name.startswith("fix") and number.isdecimal():
+        return [f"fixed:{min(max(int(number), 2), 16)}"]
+    known = {one.lower(): one for one in ("fixed:4", *widths, "half", "bfloat16", *SCHEMES)}
+    return [known[one] for one in difflib.get_close_matches(name, known, n=1, cutoff=0.5)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from pytorch_models.compressed import codes, dense, fixed
+from pytorch_models.compressed import codes, dense, fixed, learnt
 from pytorch_models.compressed.codes import Kept
 from zoo import bits as bit_rules
 from zoo.schemes import FIXED, Scheme
 
-WORST = 8  # bits of a norm's input where a channel holds few values: its own gradient's bias is variance over count
-FEW, SOME = 64, 512
+FEW = 64
+LEARNT = ("average", "least", "count", "items", "last_bits", "_cost", "_per_index")
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,6 @@ class Site:
     bound: fixed.Bound = field(default_factory=fixed.Bound)
     _levels: Tensor | None = None  # (2^b - 1)^2 of each sample in the last pass
     _cost: Tensor | None = None  # (samples,) variance times levels, from the last backward pass
-    _spread: Tensor | None = None  # (samples,) squared norm of the values, in the last forward pass
-    _rate: float = 0.0  # cost over spread, at the last measurement
     _per_index: Tensor | None = None  # with indices: |dY|^2 of every sample, running half-half
     _indices: Tensor | None = None
 
@@ -126,8 +124,15 @@ class Site:
         cost = noise(energy.float(), square.to(energy.device)) * levels.to(energy.device)
         self._cost = cost if self._fresh or self._cost is None else self._cost + cost
         self._fresh = False
-        total = float(self._spread.sum()) if self._spread is not None else 0.0
-        self._rate = float(self._cost.sum()) / total if total else 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learnt, for a checkpoint."""
+        return {**learnt.taken(self, LEARNT), "bound": self.bound.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any], where: str) -> None:
+        """Go on from what `state_dict` gave."""
+        learnt.given(self, LEARNT, state, where)
+        self.bound.load_state_dict(state["bound"], where)
 
     def as_row(self) -> dict[str, Any]:
         """For a report."""
@@ -148,8 +153,7 @@ class Site:
             self.last_bits = float(self.scheme.bits or 0)
             return (int(self.scheme.bits or 0),)
         flat = dense.rows(tensor, tensor.shape[0]) if dense.samples_lie_apart(tensor) else tensor.flatten(1)
-        self._spread = torch.linalg.vector_norm(flat.float(), dim=1).square()
-        weights = self._spread
+        weights = torch.linalg.vector_norm(flat.float(), dim=1).square()
         if self._per_index is not None and self._indices is not None and len(self._indices) == len(weights):
             known = self._per_index[self._indices]
             typical = known[~known.isnan()].mean() if bool((~known.isnan()).any()) else torch.tensor(1.0)
