@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kernels.codecs import Codec
 
 OPT_MEMORY_LEVELS = range(5)
+ADAPTIVE = "L3"  # the scheme that goes with efficient=True
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class MemoryPolicy:
             1, 2, 4 or 8 bits a value, "fixed:3" (fixed point of 2..16 bits), "half" or "bfloat16".
             With `efficient` a part is kept the cheaper of both ways. Or a scheme for any network (`zoo.schemes`),
             by which the plain network's layers are converted: "L3", "gact:4", "autoquantz", "autoquant-sr".
+            "L3" with `efficient` (ResNet, MobileNetV2): norms' inputs in 2 bits, what blocks read in 2 on average.
 
     Raises:
         TypeError: a flag of the wrong type.
@@ -63,10 +65,10 @@ class MemoryPolicy:
             by_scheme = is_scheme(self.compressed)
             name = str(find_scheme(self.compressed) if by_scheme else _norm_codec(self.compressed))
             object.__setattr__(self, "compressed", name)
-            if by_scheme and self.efficient:
+            if by_scheme and self.efficient and name != ADAPTIVE:
                 raise ValueError(
                     f"compressed={name!r} converts the layers of the plain network, of which efficient=True has none "
-                    "left: give compressed=2 (or 1, 4, 8) with efficient=True, or the scheme alone"
+                    f"left: give compressed=2 (or 1, 4, 8, {ADAPTIVE}) with efficient=True, or the scheme alone"
                 )
 
     def _check_opt_memory(self) -> None:
@@ -98,12 +100,33 @@ class MemoryPolicy:
     @property
     def codec(self) -> Codec | None:
         """How kept values are stored, or None as they are."""
-        return None if self.compressed is None or self.scheme is not None else _norm_codec(self.compressed)
+        if self.compressed is None or self.scheme is not None:
+            return None
+        return _norm_codec(find_scheme(ADAPTIVE).bits or 0) if self.adapts else _norm_codec(self.compressed)
+
+    @property
+    def adapts(self) -> bool:
+        """Whether bits of what blocks read differ by block and sample, within the codec's on average."""
+        return self.efficient and self.compressed == ADAPTIVE
 
     @property
     def scheme(self) -> Scheme | None:
         """The scheme by which the plain network's layers are converted, or None."""
-        return find_scheme(self.compressed) if self.compressed is not None and is_scheme(self.compressed) else None
+        if self.compressed is None or self.adapts or not is_scheme(self.compressed):
+            return None
+        return find_scheme(self.compressed)
+
+    def refuse_adaptive(self, family: str) -> None:
+        """For families and frameworks whose kept values have one width.
+
+        Raises:
+            ValueError: bits that differ were asked for.
+        """
+        if self.adapts:
+            raise ValueError(
+                f"efficient=True with compressed={ADAPTIVE!r} is for ResNet and MobileNetV2 in PyTorch: give "
+                f"compressed=2 with efficient=True for {family}, or {ADAPTIVE!r} alone in PyTorch"
+            )
 
     def refuse_levels(self, family: str) -> None:
         """For families that are built without the classic levels.

@@ -109,12 +109,17 @@ class Site:
             gradient: of the layer's output, (N, ...).
             noise: (energy of each sample, |dY|^2 of each) -> variance of the weight's gradient, each (N,).
         """
+        if packed.kept.energy is None or isinstance(gradient, FakeTensor):
+            return
+        self.add_squares(packed, torch.linalg.vector_norm(gradient.detach().flatten(1).float(), dim=1).square(), noise)
+
+    def add_squares(self, packed: Packed, square: Tensor, noise: Callable[..., Any]) -> None:
+        """As `add_cost`, from the gradient's squared norm in each sample, (N,)."""
         energy, levels = packed.kept.energy, self._levels
-        if energy is None or levels is None or len(energy) != len(gradient) or isinstance(gradient, FakeTensor):
+        if energy is None or levels is None or len(energy) != len(square) or isinstance(square, FakeTensor):
             return
         if packed.gain is not None:
             energy = energy * packed.gain
-        square = torch.linalg.vector_norm(gradient.detach().flatten(1).float(), dim=1).square()
         if not bool(torch.isfinite(square).all()):
             return  # a step that the loss scaler will skip
         if self._per_index is not None and self._indices is not None:
