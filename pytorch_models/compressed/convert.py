@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pytorch_models.compressed import layers
+from pytorch_models.compressed import layers, transformer_layers
 from pytorch_models.compressed.hooked_forward import hook_forward
 from pytorch_models.compressed.layers import Compressed
 from pytorch_models.compressed.session import Compression
@@ -18,8 +18,9 @@ from zoo.schemes import FIXED, HOOKS, LAYERS, NOTHING, Scheme, find_scheme
 
 CLASSES: Mapping[type[nn.Module], type[nn.Module]] = MappingProxyType(
     {
-        plain: getattr(layers, f"Q{plain.__name__}")
+        plain: getattr(transformer_layers, f"Q{plain.__name__}", None) or getattr(layers, f"Q{plain.__name__}")
         for plain in (
+            *(nn.LayerNorm, nn.MultiheadAttention, nn.Softmax),
             *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
             *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
             *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
@@ -93,16 +94,20 @@ def _refuse_again(model: nn.Module) -> None:
 
 
 def _convert(model: nn.Module, compression: Compression) -> None:
-    unconverted = []
+    unconverted, inside = [], set[str]()
     for name, module in model.named_modules():
         kind = CLASSES.get(type(module))
         if kind is None or "forward" in vars(module):
-            if any(True for _ in module.parameters(recurse=False)):
+            if name not in inside and any(True for _ in module.parameters(recurse=False)):
                 unconverted.append(name or "(model)")
             continue
         module.__class__ = kind
         assert isinstance(module, Compressed), "every class of the table is one"
-        module.compression, module.site = compression, compression.new_site(name or type(module).__name__)
+        own = name or type(module).__name__
+        module.compression, module.site = compression, compression.new_site(own)
+        module.more = tuple(compression.new_site(f"{own}.{part}") for part in module.parts)
+        if isinstance(module, nn.MultiheadAttention):
+            inside.add(f"{name}.out_proj" if name else "out_proj")  # whose weight it uses itself
     compression.unconverted = tuple(unconverted)
     norms = sum(isinstance(module, _BatchNorm) for module in model.modules())
     for site in compression.sites:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pytorch_models.compressed.codes import Kept, ViewCode
 from pytorch_models.compressed.gact import Controller
 from pytorch_models.compressed.known import KnownTensors
 from pytorch_models.compressed.sites import Packed, Site
@@ -63,6 +64,13 @@ class Compression:
             self.known.is_open = False
             self.known.forget()
 
+    def own_hooks(self) -> contextlib.AbstractContextManager[None]:
+        """Hooks at 8 bits for a layer that is built by hand, in no model that has some."""
+        self.hooks = self.hooks or {"bits": 8, "swap": self.scheme.swap}
+        self._make_controller()
+        assert self.controller is not None, "just made"
+        return self.controller.recording()
+
     def begin(self) -> None:
         """Forget what was packed in the last forward pass, and share out the bits if it is time."""
         self.known.forget()
@@ -93,7 +101,15 @@ class Compression:
 
     def find(self, tensor: Tensor) -> Packed | None:
         """What stands for this tensor's values already."""
-        return self.known.find(tensor, "values") if self.known.is_open else None
+        found = self.known.find(tensor, "values") if self.known.is_open else None
+        if found is None:
+            return None
+        packed, shape, stride = found
+        own = tuple(tensor.shape), tensor.stride()
+        if (shape, stride) == own:
+            return packed
+        # The same values in another order (a transpose): which sample a row belongs to is no longer told.
+        return Packed(Kept(ViewCode(packed.kept.code, stride, *own), packed.kept.parts), packed.site, packed.gain)
 
     def pack(self, tensor: Tensor, site: Site) -> Packed:
         """A tensor's values by the scheme, once for all layers that read it."""
@@ -106,7 +122,7 @@ class Compression:
     def derive(self, tensor: Tensor, packed: Packed) -> None:
         """Say that a tensor's values can be made from what is kept already."""
         if self.known.is_open:
-            self.known.add(tensor, "values", packed)
+            self.known.add(tensor, "values", (packed, tuple(tensor.shape), tensor.stride()))
 
     @property
     def average_bits(self) -> float:

@@ -102,6 +102,14 @@ class Site:
         widths = tuple(max(width, floor) for width in self._widths(tensor))
         return Packed(codes.pack_normalised(tensor, mean, inv_std, widths, seed), self)
 
+    def pack_rows(self, zhat: Tensor, seed: int, indices: Tensor | None, row: int) -> Packed:
+        """Keep a row norm's input, (N, ...), given normalised, of `row` values each."""
+        self.least = max(int(self.scheme.bits or 1), 1)
+        self._note(zhat, indices)
+        floor = 4 if row < FEW else 1
+        widths = tuple(max(width, floor) for width in self._widths(zhat))
+        return Packed(codes.pack_values(zhat, widths, seed), self)
+
     def add_cost(self, packed: Packed, gradient: Tensor, noise: Callable[..., Any]) -> None:
         """Learn, in the backward pass, what the rounding cost.
 
