@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -73,6 +75,7 @@ def compress(
         scheme = bits
     asked = find_scheme(scheme)
     _refuse_again(model)
+    _say_what_is_missing(model, asked)
     compression = Compression(asked, num_samples)
     if asked.way in (LAYERS, FIXED):
         _convert(model, compression)
@@ -114,14 +117,20 @@ def _convert(model: nn.Module, compression: Compression) -> None:
         site.bound.sources = max(norms, 1)
 
 
-def defragments(scheme: Scheme) -> str | None:
-    """What L5 asks of PyTorch's allocator and how to give it, or None where it is there already.
-
-    PyTorch reads it when its first tensor on a GPU is made, for the whole process, so that no model can set it.
-    """
-    if not scheme.defragment or not torch.cuda.is_available():
-        return None
-    settings = torch.cuda.memory._snapshot()["allocator_settings"]
-    if settings.get("expandable_segments"):
-        return None
-    return "L5 wants PyTorch's expandable segments: start with PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
+def _say_what_is_missing(model: nn.Module, scheme: Scheme) -> None:
+    """Warn where a part of a scheme does nothing here."""
+    on_gpu = any(parameter.device.type == "cuda" for parameter in model.parameters())
+    if scheme.swap and scheme.way == NOTHING and not on_gpu:
+        warnings.warn(
+            "compress: 'swap' moves what a GPU would keep to host memory; this model is not on a GPU, and while it is "
+            "not, nothing is moved and no byte saved: give 'L3' or a number of bits",
+            stacklevel=3,
+        )
+    set_up = " ".join(os.environ.get(name, "") for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"))
+    if scheme.defragment and torch.cuda.is_available() and "expandable_segments:true" not in set_up.lower():
+        # PyTorch reads it when its first tensor on a GPU is made, for the whole process: no model can set it.
+        warnings.warn(
+            f"compress: {scheme} wants PyTorch's expandable segments, which are off: start the process with "
+            "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True; all else of it is at work",
+            stacklevel=3,
+        )

@@ -193,6 +193,19 @@ def average_bits(kept: Kept, count: int) -> float:
     return 8 * kept.nbytes / max(count, 1)
 
 
+def published_bits(kept: Kept, scheme: Scheme, count: int) -> float:
+    """Bits a value as AC-GC's tables count them: f + 1 whether signed or not, a bit of mask, no steps.
+
+    `average_bits` counts what is kept: f + 2 where there are signs, and the steps.
+    """
+    code = kept.code.inner if isinstance(kept.code, NormalisedCode) else kept.code
+    if not isinstance(code, ChannelCode):  # not known yet: kept as it is
+        return average_bits(kept, count)
+    sign = int(code.signed and scheme.error is not None)
+    coded = sum((width - sign) * number for (width, _), number in zip(code.groups, code.counts, strict=True))
+    return coded / max(count, 1) + code.zeros
+
+
 def _pack_channels(tensor: Tensor, scheme: Scheme, square: Tensor | None, seed: int, *, zeros: bool) -> Kept:
     tensor = tensor.contiguous()
     has_channels = tensor.dim() > 3 or (tensor.dim() == 3 and square is not None and square.numel() > 1)

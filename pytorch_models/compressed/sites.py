@@ -17,7 +17,7 @@ from zoo import bits as bit_rules
 from zoo.schemes import FIXED, Scheme
 
 FEW = 64
-LEARNT = ("average", "least", "count", "items", "last_bits", "_cost", "_per_index")
+LEARNT = ("average", "least", "count", "items", "last_bits", "published_bits", "_cost", "_per_index")
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,11 @@ class Site:
     count: int = 0
     items: int = 0
     last_bits: float = 0.0
+    published_bits: float | None = None  # by AC-GC's own counting
     bound: fixed.Bound = field(default_factory=fixed.Bound)
     _levels: Tensor | None = None  # (2^b - 1)^2 of each sample in the last pass
     _cost: Tensor | None = None  # (samples,) variance times levels, from the last backward pass
+    _variance: Tensor | None = None  # added to the weights' gradients in the last backward pass
     _per_index: Tensor | None = None  # with indices: |dY|^2 of every sample, running half-half
     _indices: Tensor | None = None
 
@@ -78,13 +80,17 @@ class Site:
         assert self._cost is not None, "asked for after a backward pass"
         return self._cost
 
+    @property
+    def variance(self) -> float:
+        """What rounding here adds to the weights' gradients, as predicted in the last backward pass; else NaN."""
+        return math.nan if self._variance is None else float(self._variance)
+
     def pack(self, tensor: Tensor, seed: int, indices: Tensor | None) -> Packed:
         """Keep the values of a tensor, (N, ...)."""
         self._note(tensor, indices)
         if self.scheme.way == FIXED:
             kept = fixed.pack(tensor, self.scheme, self.bound, seed)
-            self.last_bits = fixed.average_bits(kept, tensor.numel())
-            return Packed(kept, self)
+            return self._counted(kept, tensor.numel())
         return Packed(codes.pack_values(tensor, self._widths(tensor), seed), self)
 
     def pack_normalised(
@@ -95,12 +101,16 @@ class Site:
         self._note(tensor, indices)
         if self.scheme.way == FIXED:
             kept = fixed.pack_normalised(tensor, mean, inv_std, self.scheme, self.bound, seed)
-            self.last_bits = fixed.average_bits(kept, tensor.numel())
-            return Packed(kept, self)
+            return self._counted(kept, tensor.numel())
         per_channel = tensor.numel() // max(tensor.shape[1], 1)
         floor = 4 if per_channel < FEW else 1
         widths = tuple(max(width, floor) for width in self._widths(tensor))
         return Packed(codes.pack_normalised(tensor, mean, inv_std, widths, seed), self)
+
+    def _counted(self, kept: Kept, count: int) -> Packed:
+        self.last_bits = fixed.average_bits(kept, count)
+        self.published_bits = fixed.published_bits(kept, self.scheme, count)
+        return Packed(kept, self)
 
     def pack_rows(self, zhat: Tensor, seed: int, indices: Tensor | None, row: int) -> Packed:
         """Keep a row norm's input, (N, ...), given normalised, of `row` values each."""
@@ -130,6 +140,8 @@ class Site:
             energy = energy * packed.gain
         if not bool(torch.isfinite(square).all()):
             return  # a step that the loss scaler will skip
+        found = noise(energy.float(), square.to(energy.device)).sum()
+        self._variance = found if self._fresh or self._variance is None else self._variance + found
         if self._per_index is not None and self._indices is not None:
             square = self._running(square.cpu())
         elif self.scheme.adaptive:
@@ -150,6 +162,8 @@ class Site:
     def as_row(self) -> dict[str, Any]:
         """For a report."""
         row: dict[str, Any] = {"layer": self.name, "values": self.count, "bits": round(self.last_bits, 2)}
+        if self.published_bits is not None:
+            row["published_bits"] = round(self.published_bits, 2)
         if self.bound.measured is not None:
             row |= {"error": self.bound.measured, "bound": self.scheme.error}
         return row

@@ -109,6 +109,7 @@ def test_conversion_keeps_everything_else() -> None:
     assert model.compression.unconverted == ()
 
 
+@pytest.mark.filterwarnings("ignore:compress. 'swap'")
 @pytest.mark.parametrize(
     "scheme", ["L1", "L3", "L3.1", "L4", "swap", "gact:2", "quant8", "quantz4", "autoquant", "autoquant-sr"]
 )
