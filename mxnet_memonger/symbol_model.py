@@ -61,6 +61,11 @@ class SymbolModel(abc.ABC):
                 f"opt_memory={policy.opt_memory}: the classic levels are of PyTorch's DenseNet; in MXNet give "
                 "efficient=True (least memory) or efficient=True, keep_bottleneck=True (less work)"
             )
+        if policy.scheme is not None or policy.adapts:
+            raise ValueError(
+                f"compressed={policy.compressed}: schemes are PyTorch's (framework=torch); in MXNet give 1, 2, 4, 8, "
+                "fixed:2 to fixed:16, half or bfloat16"
+            )
         if policy.compressed is not None and not self.keeps_codes:
             raise ValueError(f"compressed={policy.compressed}: an LSTM keeps no codes in MXNet; give efficient=True")
         self.spec, self.policy = config, policy

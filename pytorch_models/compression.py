@@ -7,7 +7,9 @@ falls from 0.98 to below 0 at 2 bits).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +47,14 @@ class NoiseSeeds:
             self._seeded, self._calls = seeded, 0
         self._calls += 1
         return _mixed(seeded * _GOLDEN + self._calls) >> 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the sequence stands, for a checkpoint."""
+        return {"seeded": self._seeded, "calls": self._calls}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on as the sequence that `state_dict` was taken of would."""
+        self._seeded, self._calls = state["seeded"], state["calls"]
 
 
 def derived_seed(seed: int, index: int) -> int:

@@ -16,6 +16,7 @@ from torch import nn
 from pytorch_models.saving.eligibility import PlainPathWarning, graph_is_being_exported, why_call_is_plain
 from pytorch_models.segment_call import call_segment
 from zoo.choices import unknown
+from zoo.schemes import find_scheme
 from zoo.weights import strip_wrappers
 
 _BY_SWITCH = "config"
@@ -75,11 +76,15 @@ def give_configs(model: nn.Module) -> None:
     for module in model.modules():
         if not hasattr(module, "config"):
             module.config = ModuleConfig(module)  # type: ignore[assignment]
-    scheme = getattr(getattr(model, "policy", None), "scheme", None)
-    if scheme is not None:
+    policy = getattr(model, "policy", None)
+    if getattr(policy, "scheme", None) is not None:
         from pytorch_models.compressed.convert import compress  # only where it is asked for
 
-        compress(model, scheme)
+        compress(model, policy.scheme)
+    elif getattr(policy, "adapts", False):
+        from pytorch_models.compressed.block_bits import give_block_bits
+
+        give_block_bits(model, find_scheme(policy.compressed))
 
 
 def run_as_segment(

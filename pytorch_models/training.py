@@ -236,17 +236,19 @@ class Trainer(TrainingLoop):
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        checkpoint.give_learnt(self.model, state.get("compression", ()), self.worker.rank)
         self.rows = state["rows"]
 
     def write(self, folder: RunFolder, is_best: bool) -> None:
         """Write the last checkpoint, and the best one if the epoch is that; in the first process."""
+        learnt = checkpoint.take_learnt(self.model, self.worker.world)  # by all processes together
         if self.worker.rank:
             return
         weights = self.model.state_dict()
         if is_best:
             checkpoint.save(folder.best, weights)
         state = {"model": weights, "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
-        checkpoint.save(folder.last, {**state, "rows": self.rows})
+        checkpoint.save(folder.last, {**state, "compression": learnt, "rows": self.rows})
 
     def load_best(self, folder: RunFolder) -> dict[str, Tensor]:
         """The best epoch's weights, when they are on disk."""

@@ -196,6 +196,23 @@ class Controller:
                 self.automatic.probe(self.model, step)
             self.automatic.allocate()
 
+    def state_dict(self) -> dict[str, Any]:
+        """What was learnt so far and where the rounding noise stands, for a checkpoint."""
+        chosen = None if self.automatic is None else self.automatic.state_dict()
+        return {"seeds": self._seeds.state_dict(), "automatic": chosen}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave.
+
+        Raises:
+            ValueError: automatic bits in one of both alone.
+        """
+        if (state["automatic"] is None) != (self.automatic is None):
+            raise ValueError("Controller.load_state_dict: the state and this Controller must both be automatic or not")
+        self._seeds.load_state_dict(state["seeds"])
+        if self.automatic is not None:
+            self.automatic.load_state_dict(state["automatic"])
+
     def kept(self) -> list[Tensor]:
         """What this thread's last forward pass saved and still keeps: parts of what was packed, and the rest."""
         alive = [kept for reference in self._thread.kept if (kept := reference()) is not None]

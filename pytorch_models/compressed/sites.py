@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from pytorch_models.compressed import codes, dense, fixed
+from pytorch_models.compressed import codes, dense, fixed, learnt
 from pytorch_models.compressed.codes import Kept
 from zoo import bits as bit_rules
 from zoo.schemes import FIXED, Scheme
 
-WORST = 8  # bits of a norm's input where a channel holds few values: its own gradient's bias is variance over count
-FEW, SOME = 64, 512
+FEW = 64
+LEARNT = ("average", "least", "count", "items", "last_bits", "published_bits", "_cost", "_per_index")
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class Site:
     count: int = 0
     items: int = 0
     last_bits: float = 0.0
+    published_bits: float | None = None  # by AC-GC's own counting
     bound: fixed.Bound = field(default_factory=fixed.Bound)
     _levels: Tensor | None = None  # (2^b - 1)^2 of each sample in the last pass
     _cost: Tensor | None = None  # (samples,) variance times levels, from the last backward pass
-    _spread: Tensor | None = None  # (samples,) squared norm of the values, in the last forward pass
-    _rate: float = 0.0  # cost over spread, at the last measurement
+    _variance: Tensor | None = None  # added to the weights' gradients in the last backward pass
     _per_index: Tensor | None = None  # with indices: |dY|^2 of every sample, running half-half
     _indices: Tensor | None = None
 
@@ -80,13 +80,17 @@ class Site:
         assert self._cost is not None, "asked for after a backward pass"
         return self._cost
 
+    @property
+    def variance(self) -> float:
+        """What rounding here adds to the weights' gradients, as predicted in the last backward pass; else NaN."""
+        return math.nan if self._variance is None else float(self._variance)
+
     def pack(self, tensor: Tensor, seed: int, indices: Tensor | None) -> Packed:
         """Keep the values of a tensor, (N, ...)."""
         self._note(tensor, indices)
         if self.scheme.way == FIXED:
             kept = fixed.pack(tensor, self.scheme, self.bound, seed)
-            self.last_bits = fixed.average_bits(kept, tensor.numel())
-            return Packed(kept, self)
+            return self._counted(kept, tensor.numel())
         return Packed(codes.pack_values(tensor, self._widths(tensor), seed), self)
 
     def pack_normalised(
@@ -97,12 +101,24 @@ class Site:
         self._note(tensor, indices)
         if self.scheme.way == FIXED:
             kept = fixed.pack_normalised(tensor, mean, inv_std, self.scheme, self.bound, seed)
-            self.last_bits = fixed.average_bits(kept, tensor.numel())
-            return Packed(kept, self)
+            return self._counted(kept, tensor.numel())
         per_channel = tensor.numel() // max(tensor.shape[1], 1)
         floor = 4 if per_channel < FEW else 1
         widths = tuple(max(width, floor) for width in self._widths(tensor))
         return Packed(codes.pack_normalised(tensor, mean, inv_std, widths, seed), self)
+
+    def _counted(self, kept: Kept, count: int) -> Packed:
+        self.last_bits = fixed.average_bits(kept, count)
+        self.published_bits = fixed.published_bits(kept, self.scheme, count)
+        return Packed(kept, self)
+
+    def pack_rows(self, zhat: Tensor, seed: int, indices: Tensor | None, row: int) -> Packed:
+        """Keep a row norm's input, (N, ...), given normalised, of `row` values each."""
+        self.least = max(int(self.scheme.bits or 1), 1)
+        self._note(zhat, indices)
+        floor = 4 if row < FEW else 1
+        widths = tuple(max(width, floor) for width in self._widths(zhat))
+        return Packed(codes.pack_values(zhat, widths, seed), self)
 
     def add_cost(self, packed: Packed, gradient: Tensor, noise: Callable[..., Any]) -> None:
         """Learn, in the backward pass, what the rounding cost.
@@ -111,14 +127,21 @@ class Site:
             gradient: of the layer's output, (N, ...).
             noise: (energy of each sample, |dY|^2 of each) -> variance of the weight's gradient, each (N,).
         """
+        if packed.kept.energy is None or isinstance(gradient, FakeTensor):
+            return
+        self.add_squares(packed, torch.linalg.vector_norm(gradient.detach().flatten(1).float(), dim=1).square(), noise)
+
+    def add_squares(self, packed: Packed, square: Tensor, noise: Callable[..., Any]) -> None:
+        """As `add_cost`, from the gradient's squared norm in each sample, (N,)."""
         energy, levels = packed.kept.energy, self._levels
-        if energy is None or levels is None or len(energy) != len(gradient) or isinstance(gradient, FakeTensor):
+        if energy is None or levels is None or len(energy) != len(square) or isinstance(square, FakeTensor):
             return
         if packed.gain is not None:
             energy = energy * packed.gain
-        square = torch.linalg.vector_norm(gradient.detach().flatten(1).float(), dim=1).square()
         if not bool(torch.isfinite(square).all()):
             return  # a step that the loss scaler will skip
+        found = noise(energy.float(), square.to(energy.device)).sum()
+        self._variance = found if self._fresh or self._variance is None else self._variance + found
         if self._per_index is not None and self._indices is not None:
             square = self._running(square.cpu())
         elif self.scheme.adaptive:
@@ -126,12 +149,21 @@ class Site:
         cost = noise(energy.float(), square.to(energy.device)) * levels.to(energy.device)
         self._cost = cost if self._fresh or self._cost is None else self._cost + cost
         self._fresh = False
-        total = float(self._spread.sum()) if self._spread is not None else 0.0
-        self._rate = float(self._cost.sum()) / total if total else 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learnt, for a checkpoint."""
+        return {**learnt.taken(self, LEARNT), "bound": self.bound.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any], where: str) -> None:
+        """Go on from what `state_dict` gave."""
+        learnt.given(self, LEARNT, state, where)
+        self.bound.load_state_dict(state["bound"], where)
 
     def as_row(self) -> dict[str, Any]:
         """For a report."""
         row: dict[str, Any] = {"layer": self.name, "values": self.count, "bits": round(self.last_bits, 2)}
+        if self.published_bits is not None:
+            row["published_bits"] = round(self.published_bits, 2)
         if self.bound.measured is not None:
             row |= {"error": self.bound.measured, "bound": self.scheme.error}
         return row
@@ -148,8 +180,7 @@ class Site:
             self.last_bits = float(self.scheme.bits or 0)
             return (int(self.scheme.bits or 0),)
         flat = dense.rows(tensor, tensor.shape[0]) if dense.samples_lie_apart(tensor) else tensor.flatten(1)
-        self._spread = torch.linalg.vector_norm(flat.float(), dim=1).square()
-        weights = self._spread
+        weights = torch.linalg.vector_norm(flat.float(), dim=1).square()
         if self._per_index is not None and self._indices is not None and len(self._indices) == len(weights):
             known = self._per_index[self._indices]
             typical = known[~known.isnan()].mean() if bool((~known.isnan()).any()) else torch.tensor(1.0)
