@@ -7,6 +7,7 @@ import inspect
 import weakref
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -17,6 +18,7 @@ class HookedForward:
         self.module, self.own, self.controller = weakref.ref(module), own, controller
         self.__signature__ = inspect.signature(self._inner())  # trainers look which arguments a model takes
 
+    @torch.compiler.disable(reason="what a controller packs is not part of a graph")
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.controller is None:
             return self._inner()(*args, **kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -109,7 +110,7 @@ class Compression:
         if (shape, stride) == own:
             return packed
         # The same values in another order (a transpose): which sample a row belongs to is no longer told.
-        return Packed(Kept(ViewCode(packed.kept.code, stride, *own), packed.kept.parts), packed.site, packed.gain)
+        return replace(packed, kept=Kept(ViewCode(packed.kept.code, stride, *own), packed.kept.parts))
 
     def pack(self, tensor: Tensor, site: Site) -> Packed:
         """A tensor's values by the scheme, once for all layers that read it."""
