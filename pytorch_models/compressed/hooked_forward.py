@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import weakref
+from types import CodeType
 from typing import Any
 
 import torch
@@ -24,6 +25,11 @@ class HookedForward:
             return self._inner()(*args, **kwargs)
         with self.controller.recording(self.module()):
             return self._inner()(*args, **kwargs)
+
+    @property
+    def __code__(self) -> CodeType:
+        """Of the forward inside: `torch.export` looks at it."""
+        return self._inner().__code__
 
     def _alive(self) -> nn.Module:
         module = self.module()

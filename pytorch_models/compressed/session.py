@@ -16,6 +16,7 @@ from pytorch_models.compressed.gact import Controller
 from pytorch_models.compressed.known import KnownTensors
 from pytorch_models.compressed.sites import Packed, Site
 from pytorch_models.compression import NoiseSeeds
+from pytorch_models.saving.eligibility import graph_is_being_exported, why_call_is_plain
 from zoo import bits as bit_rules
 from zoo.schemes import Scheme, find_scheme
 
@@ -52,7 +53,7 @@ class Compression:
     @contextlib.contextmanager
     def recording(self, model: nn.Module) -> Iterator[None]:
         """One forward pass of the whole model."""
-        if self.known.is_open:
+        if self.known.is_open or why_call_is_plain() is not None or graph_is_being_exported():
             yield
             return
         self.begin()

@@ -135,7 +135,7 @@ class Site:
             gradient: of the layer's output, (N, ...).
             noise: (energy of each sample, |dY|^2 of each) -> variance of the weight's gradient, each (N,).
         """
-        if packed.kept.energy is None or isinstance(gradient, FakeTensor):
+        if packed.kept.energy is None or gradient.dim() < 2 or isinstance(gradient, FakeTensor):
             return
         self.add_squares(packed, torch.linalg.vector_norm(gradient.detach().flatten(1).float(), dim=1).square(), noise)
 
@@ -178,6 +178,8 @@ class Site:
         return row
 
     def _note(self, tensor: Tensor, indices: Tensor | None) -> None:
+        if tensor.is_meta:
+            backend_of(tensor)  # says that there are no kernels
         self.count, self.items = tensor.numel(), tensor.shape[0] if tensor.dim() else 1
         self._indices = indices
 
@@ -187,8 +189,6 @@ class Site:
             self.last_bits = float(self.scheme.bits or 0)
             return (int(self.scheme.bits or 0),)
         flat = dense.rows(tensor, tensor.shape[0]) if dense.samples_lie_apart(tensor) else tensor.flatten(1)
-        if tensor.is_meta:
-            backend_of(tensor)  # says that there are no kernels
         weights = torch.linalg.vector_norm(flat.float(), dim=1).square()
         if self._per_index is not None and self._indices is not None and len(self._indices) == len(weights):
             known = self._per_index[self._indices]
