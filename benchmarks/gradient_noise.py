@@ -1,9 +1,9 @@
 """Bias and variance of a whole network's gradient under compression, against the exact one: ActNN's own check.
 
 Run: python benchmarks/gradient_noise.py [--schemes 2 4 L3 gact:4 autoquant-sr] [--runs 100] [--model resnet20]
-Of one batch (of mnist5k, or --data) the gradient is taken exactly and many times with compression. Bias is the squared distance of
-the mean to the exact gradient, in units of what chance alone gives (1 = no bias; the last columns say how sure that
-is). Norms run with the batch's statistics, whose own documented bias is part of what is seen.
+Of one batch (of mnist5k, or --data) the gradient is taken exactly and many times with compression. Bias is the squared
+distance of the mean to the exact gradient, in units of what chance alone gives (1 = no bias; the last columns say how
+sure that is). Norms run with the batch's statistics, whose own documented bias is part of what is seen.
 Then, with the norms' statistics frozen, so that each weight's gradient has the noise of its own input alone, the
 variance that L3 predicts from its backward passes is set against the measured one.
 """
@@ -92,9 +92,8 @@ def main() -> None:
     data = in_colour(zoo.data.load(arguments.data))
     images = torch.from_numpy(data.train_images[: arguments.batch].copy()).float() / 255
     targets = torch.from_numpy(data.train_labels[: arguments.batch].copy()).long()
-    print(
-        f"{arguments.model} on {arguments.data}, batch {arguments.batch}, {arguments.runs} runs; {measured_with('cpu')}\n"
-    )
+    how = f"{arguments.model} on {arguments.data}, batch {arguments.batch}, {arguments.runs} runs"
+    print(f"{how}; {measured_with('cpu')}\n")
     print("| scheme | variance over exact^2 | bias over chance | along exact | in standard errors | bits |")
     print("|---|---|---|---|---|---|")
     for scheme in arguments.schemes:

@@ -96,7 +96,8 @@ class NormCodec:
             return (zhat.to(getattr(torch, self.codec.kept)),)
         assert isinstance(self.codec, FixedPoint), "checked by zoo.policy"
         zhat = _flat(zhat)
-        step = (zhat.abs().amax() / (2 ** (self.codec.bits - 1) - 1)).float().view(1)
+        top = zhat.abs().amax() if zhat.numel() else zhat.new_ones(())  # a batch may be empty
+        step = (top / (2 ** (self.codec.bits - 1) - 1)).float().view(1)
         return kernel_ops.quantize_fixed(zhat, step, self.codec.bits, seed), step
 
     def decode_into(self, out: Tensor, parts: tuple[Tensor, ...], mean: Tensor, inv_std: Tensor) -> Tensor:

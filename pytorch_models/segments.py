@@ -76,7 +76,7 @@ def give_configs(model: nn.Module) -> None:
     for module in model.modules():
         if not hasattr(module, "config"):
             module.config = ModuleConfig(module)  # type: ignore[assignment]
-    policy = getattr(model, "policy", None)
+    policy: Any = getattr(model, "policy", None)
     if getattr(policy, "scheme", None) is not None:
         from pytorch_models.compressed.convert import compress  # only where it is asked for
 

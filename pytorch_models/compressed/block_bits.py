@@ -64,6 +64,6 @@ def give_block_bits(model: nn.Module, scheme: Scheme) -> None:
     compression = Compression(scheme)
     for name, module in model.named_modules():
         if name and hasattr(module, "keeping"):
-            module.block_bits = BlockBits(compression, compression.new_site(name))  # type: ignore[assignment]
+            module.block_bits = BlockBits(compression, compression.new_site(name))
     hook_forward(model, compression)  # each forward pass is a step
     model.compression = compression  # type: ignore[assignment]

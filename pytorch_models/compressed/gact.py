@@ -26,6 +26,7 @@ from pytorch_models.compressed.saved_by import OperatorWatch, is_parameter, leas
 from pytorch_models.compressed.swapping import to_device, to_host
 from pytorch_models.compression import NoiseSeeds
 from pytorch_models.kernel_arrays import backend_of
+from pytorch_models.saving.eligibility import graph_is_being_exported, why_call_is_plain
 from pytorch_models.saving.own import is_own
 from zoo import bits as bit_rules
 
@@ -148,8 +149,9 @@ class Controller:
 
     @contextlib.contextmanager
     def recording(self, model: nn.Module | None = None) -> Iterator[None]:
-        """Pack what is saved inside; without gradients nothing is."""
-        if not torch.is_grad_enabled() or self._thread.recording is not None:
+        """Pack what is saved inside; without gradients, under `torch.func` transforms and export nothing is."""
+        plain = why_call_is_plain() is not None or graph_is_being_exported()
+        if plain or not torch.is_grad_enabled() or self._thread.recording is not None:
             yield
             return
         self._known.forget()

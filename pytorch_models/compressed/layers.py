@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from pytorch_models.compressed.checkpointed import inside_checkpoint
 from pytorch_models.compressed.codes import Kept
 from pytorch_models.compressed.exact_functions import (
     AveragePoolFunction,
@@ -56,7 +57,7 @@ def is_plain(inputs: Tensor) -> bool:
     """Whether nothing is to be kept, or nothing may be."""
     if not torch.is_grad_enabled() or inputs.dtype not in DTYPES or inputs.numel() == 0:
         return True
-    return why_call_is_plain() is not None or graph_is_being_exported()
+    return why_call_is_plain() is not None or graph_is_being_exported() or inside_checkpoint()
 
 
 def packed_if(needed: bool, inputs: Tensor, compression: Compression, site: Site) -> tuple[Packed | None, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -95,7 +95,7 @@ def _output_of(
     shift = like.new_zeros(shape) if bias is None else bias.detach().float().clone()
     gain = scale.square().mean() if packed.site.scheme.adaptive else None
     kept = Kept(ScaledRowsCode(packed.kept.code, dtype), (*packed.kept.parts, scale, shift), packed.kept.energy)
-    return Packed(kept, packed.site, gain)
+    return replace(packed, kept=kept, gain=gain)
 
 
 class SoftmaxFunction(torch.autograd.Function):

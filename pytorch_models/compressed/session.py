@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from pytorch_models.compressed.gact import Controller
 from pytorch_models.compressed.known import KnownTensors
 from pytorch_models.compressed.sites import Packed, Site
 from pytorch_models.compression import NoiseSeeds
+from pytorch_models.saving.eligibility import graph_is_being_exported, why_call_is_plain
 from zoo import bits as bit_rules
 from zoo.schemes import Scheme, find_scheme
 
@@ -51,7 +53,7 @@ class Compression:
     @contextlib.contextmanager
     def recording(self, model: nn.Module) -> Iterator[None]:
         """One forward pass of the whole model."""
-        if self.known.is_open:
+        if self.known.is_open or why_call_is_plain() is not None or graph_is_being_exported():
             yield
             return
         self.begin()
@@ -109,7 +111,7 @@ class Compression:
         if (shape, stride) == own:
             return packed
         # The same values in another order (a transpose): which sample a row belongs to is no longer told.
-        return Packed(Kept(ViewCode(packed.kept.code, stride, *own), packed.kept.parts), packed.site, packed.gain)
+        return replace(packed, kept=Kept(ViewCode(packed.kept.code, stride, *own), packed.kept.parts))
 
     def pack(self, tensor: Tensor, site: Site) -> Packed:
         """A tensor's values by the scheme, once for all layers that read it."""

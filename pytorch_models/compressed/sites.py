@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from pytorch_models.compressed import codes, dense, fixed, learnt
 from pytorch_models.compressed.codes import Kept
+from pytorch_models.kernel_arrays import backend_of
 from zoo import bits as bit_rules
 from zoo.schemes import FIXED, Scheme
 
@@ -26,16 +27,18 @@ class Packed:
 
     Args:
         gain: energy of the values' noise over that of the packed ones, a tensor of one number; None = 1.
+        levels: (2^b - 1)^2 of each sample, where bits are adaptive.
     """
 
     kept: Kept
     site: Site
     gain: Tensor | None = None
+    levels: Tensor | None = None
 
     @property
     def without_parts(self) -> Packed:
         """The same for a Function's context, which gives the parts to `save_for_backward`."""
-        return Packed(Kept(self.kept.code, (), self.kept.energy), self.site, self.gain)
+        return replace(self, kept=Kept(self.kept.code, (), self.kept.energy))
 
 
 @dataclass(eq=False)
@@ -59,8 +62,8 @@ class Site:
     last_bits: float = 0.0
     published_bits: float | None = None  # by AC-GC's own counting
     bound: fixed.Bound = field(default_factory=fixed.Bound)
-    _levels: Tensor | None = None  # (2^b - 1)^2 of each sample in the last pass
     _cost: Tensor | None = None  # (samples,) variance times levels, from the last backward pass
+    _measured: Tensor | None = None  # the levels of the forward pass that it belongs to
     _variance: Tensor | None = None  # added to the weights' gradients in the last backward pass
     _per_index: Tensor | None = None  # with indices: |dY|^2 of every sample, running half-half
     _indices: Tensor | None = None
@@ -91,7 +94,8 @@ class Site:
         if self.scheme.way == FIXED:
             kept = fixed.pack(tensor, self.scheme, self.bound, seed)
             return self._counted(kept, tensor.numel())
-        return Packed(codes.pack_values(tensor, self._widths(tensor), seed), self)
+        widths = self._widths(tensor)
+        return self._packed(codes.pack_values(tensor, widths, seed), widths)
 
     def pack_normalised(
         self, tensor: Tensor, mean: Tensor, inv_std: Tensor, seed: int, indices: Tensor | None
@@ -105,7 +109,7 @@ class Site:
         per_channel = tensor.numel() // max(tensor.shape[1], 1)
         floor = 4 if per_channel < FEW else 1
         widths = tuple(max(width, floor) for width in self._widths(tensor))
-        return Packed(codes.pack_normalised(tensor, mean, inv_std, widths, seed), self)
+        return self._packed(codes.pack_normalised(tensor, mean, inv_std, widths, seed), widths)
 
     def _counted(self, kept: Kept, count: int) -> Packed:
         self.last_bits = fixed.average_bits(kept, count)
@@ -118,7 +122,11 @@ class Site:
         self._note(zhat, indices)
         floor = 4 if row < FEW else 1
         widths = tuple(max(width, floor) for width in self._widths(zhat))
-        return Packed(codes.pack_values(zhat, widths, seed), self)
+        return self._packed(codes.pack_values(zhat, widths, seed), widths)
+
+    def _packed(self, kept: Kept, widths: tuple[int, ...]) -> Packed:
+        levels = torch.tensor([(2.0**width - 1) ** 2 for width in widths]) if self.scheme.adaptive else None
+        return Packed(kept, self, levels=levels)
 
     def add_cost(self, packed: Packed, gradient: Tensor, noise: Callable[..., Any]) -> None:
         """Learn, in the backward pass, what the rounding cost.
@@ -127,28 +135,29 @@ class Site:
             gradient: of the layer's output, (N, ...).
             noise: (energy of each sample, |dY|^2 of each) -> variance of the weight's gradient, each (N,).
         """
-        if packed.kept.energy is None or isinstance(gradient, FakeTensor):
+        if packed.kept.energy is None or gradient.dim() < 2 or isinstance(gradient, FakeTensor):
             return
         self.add_squares(packed, torch.linalg.vector_norm(gradient.detach().flatten(1).float(), dim=1).square(), noise)
 
     def add_squares(self, packed: Packed, square: Tensor, noise: Callable[..., Any]) -> None:
         """As `add_cost`, from the gradient's squared norm in each sample, (N,)."""
-        energy, levels = packed.kept.energy, self._levels
+        energy, levels = packed.kept.energy, packed.levels
         if energy is None or levels is None or len(energy) != len(square) or isinstance(square, FakeTensor):
             return
         if packed.gain is not None:
             energy = energy * packed.gain
         if not bool(torch.isfinite(square).all()):
             return  # a step that the loss scaler will skip
+        again = self._measured is levels  # another layer that reads the same values
         found = noise(energy.float(), square.to(energy.device)).sum()
-        self._variance = found if self._fresh or self._variance is None else self._variance + found
+        self._variance = self._variance + found if again and self._variance is not None else found
         if self._per_index is not None and self._indices is not None:
             square = self._running(square.cpu())
         elif self.scheme.adaptive:
             square = square.mean().expand(len(square))
         cost = noise(energy.float(), square.to(energy.device)) * levels.to(energy.device)
-        self._cost = cost if self._fresh or self._cost is None else self._cost + cost
-        self._fresh = False
+        self._cost = self._cost + cost if again and self._cost is not None else cost
+        self._measured = levels
 
     def state_dict(self) -> dict[str, Any]:
         """What was learnt, for a checkpoint."""
@@ -168,10 +177,10 @@ class Site:
             row |= {"error": self.bound.measured, "bound": self.scheme.error}
         return row
 
-    _fresh: bool = True
-
     def _note(self, tensor: Tensor, indices: Tensor | None) -> None:
-        self.count, self.items, self._fresh = tensor.numel(), tensor.shape[0] if tensor.dim() else 1, True
+        if tensor.is_meta:
+            backend_of(tensor)  # says that there are no kernels
+        self.count, self.items = tensor.numel(), tensor.shape[0] if tensor.dim() else 1
         self._indices = indices
 
     def _widths(self, tensor: Tensor) -> tuple[int, ...]:
@@ -190,7 +199,6 @@ class Site:
         else:
             average, sizes = max(self.average, 1.0), [1.0] * len(weights)
             widths = bit_rules.allocate(weights.cpu().numpy(), sizes, average, least=self.least).tolist()
-        self._levels = torch.tensor([(2.0**width - 1) ** 2 for width in widths])
         self.last_bits = sum(widths) / len(widths)
         return tuple(int(width) for width in widths)
 

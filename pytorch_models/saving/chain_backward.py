@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -231,7 +232,7 @@ class ChainBackward:
 
     def _run_unit(self, unit: Unit, index: int, values: Tensor, source: ReadInTiles) -> FinishedTiles | None:
         norm, needs_below = self._norm(index), self._needs_below(index)
-        block = getattr(self.saved.coded[index], "block", None)
+        block: Any = getattr(self.saved.coded[index], "block", None)
         measured = source if block is None else MeasuredTiles(source)
         backward = UnitBackward(
             unit,
