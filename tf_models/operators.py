@@ -140,13 +140,13 @@ def bias_gradient(gradient: Any, how: Convolution) -> Any:
 
 def max_pool(inputs: Any, data_format: str) -> Any:
     """3x3, stride 2, one pixel of padding, which is never the largest."""
-    padded = _padded_for_pool(inputs, data_format)
+    padded = padded_for_pool(inputs, data_format)
     return from_channels_last(tf.raw_ops.MaxPool(input=padded, **_POOL), data_format)
 
 
 def max_pool_gradient(inputs: Any, outputs: Any, gradient: Any, data_format: str) -> Any:
     """Of `max_pool`'s input."""
-    padded = _padded_for_pool(inputs, data_format)
+    padded = padded_for_pool(inputs, data_format)
     outputs, gradient = (to_channels_last(one, data_format) for one in (outputs, gradient))
     made = tf.raw_ops.MaxPoolGrad(orig_input=padded, orig_output=outputs, grad=gradient, **_POOL)
     return from_channels_last(made[:, 1:-1, 1:-1], data_format)
@@ -156,7 +156,8 @@ def max_pool_gradient(inputs: Any, outputs: Any, gradient: Any, data_format: str
 _POOL: Mapping[str, Any] = {"ksize": [1, 3, 3, 1], "strides": [1, 2, 2, 1], "padding": "VALID"}
 
 
-def _padded_for_pool(inputs: Any, data_format: str) -> Any:
+def padded_for_pool(inputs: Any, data_format: str) -> Any:
+    """As (N, H + 2, W + 2, C), with a border that is never the largest."""
     pads = [(0, 0), (1, 1), (1, 1), (0, 0)]
     return tf.pad(to_channels_last(inputs, data_format), pads, constant_values=inputs.dtype.min)
 
