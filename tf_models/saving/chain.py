@@ -129,7 +129,9 @@ class _Backward:
     def __init__(
         self, run: _Chain, scales: list[Any], weights: list[Any], kept: list[Any], found: list[Statistics], output: Any
     ) -> None:
-        self.run, self.steps, self.scales, self.weights, self.output = run, run.steps, scales, weights, output
+        self.run, self.steps, self.scales, self.weights = run, run.steps, scales, weights
+        # What has no activation is not needed, and an eager tape would keep it.
+        self.output = output if run.activation or run.steps[-1].pools else None
         self.inputs = kept[:-1]  # of each step
         places = [place for place, step in enumerate(run.steps) if step.norm is not None]
         self.statistics = dict(zip(places, found, strict=True))

@@ -103,8 +103,11 @@ def with_gradient(
 
 @tf.custom_gradient
 def _witness(source: Any) -> Any:
-    """One value of a source, by which a second derivative finds that there is a way to it."""
-    return tf.reshape(tf.stop_gradient(source), [-1])[:1], _refuse
+    """One value of a source, by which a second derivative finds that there is a way to it.
+
+    Gathered, because a slice would share the source's memory and keep all of it.
+    """
+    return tf.gather(tf.reshape(tf.stop_gradient(source), [-1]), [0]), _refuse
 
 
 def _refuse(*_: Any) -> Any:
