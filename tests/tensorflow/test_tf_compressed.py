@@ -15,9 +15,9 @@ from tf_models.weights import canonical_weights
 from zoo.densenet import DenseNetConfig
 from zoo.policy import MemoryPolicy
 
-IMAGE_NETWORKS = [name for name in NETWORKS if "lstm" not in name]
-MODES = dict.fromkeys(IMAGE_NETWORKS, ("eager",)) | {"densenet": ("eager", "graph", "xla")}
-CASES = [(name, mode) for name, modes in MODES.items() for mode in modes]
+# resnet and resnext run what others run.
+CASES = [(name, "eager") for name in NETWORKS if "lstm" not in name and name not in ("resnet", "resnext")]
+CASES += [("densenet without bottlenecks", "graph"), ("resnet", "graph"), ("resnet", "xla")]
 
 
 def cosine(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
@@ -30,7 +30,7 @@ def cosine(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
 def test_outputs_and_statistics_are_those_without_codes_to_the_bit(name: str, mode: str) -> None:
     inputs, labels = batch(name, "float32")
     count = len(network(name).trainable_variables)
-    for flags in ({}, {"efficient": True}) if mode == "eager" else ({},):
+    for flags in ({}, {"efficient": True}) if name.startswith("densenet") and mode == "eager" else ({},):
         found = []
         for bits in (None, 8):
             model = network(name, dtype="float32", compressed=bits, **flags)
@@ -42,23 +42,31 @@ def test_outputs_and_statistics_are_those_without_codes_to_the_bit(name: str, mo
         assert cosine(found[1][1], found[0][1]) > 0.999
 
 
-@pytest.mark.parametrize(("name", "bits"), [("densenet", 2), ("resnet of bottlenecks", 4)])
-def test_gradients_of_weights_have_no_bias(name: str, bits: int) -> None:
+# Deviations of the gradients that norms pass on are of order 1 / (values a channel): large images, or many bits.
+UNBIASED = {"densenet": (2, (8, 16, 16, 3)), "resnet of bottlenecks": (8, (4, 64, 64, 3))}
+
+
+@pytest.mark.parametrize("name", UNBIASED)
+def test_gradients_of_weights_have_no_bias(name: str) -> None:
+    bits, shape = UNBIASED[name]
     model, exact = (network(name, dtype="float32", compressed=width) for width in (bits, None))
-    inputs, labels = batch(name, "float32")
+    inputs = tf.constant(np.random.default_rng(1).standard_normal(shape).astype(np.float32))
+    labels = tf.constant(np.arange(shape[0]) % CLASSES)
     count, draws = len(model.trainable_variables), 48
-    expected = one_step(exact, inputs, labels, "graph")[1 : 1 + count]
+    expected = one_step(exact, inputs, labels, "eager")[1 : 1 + count]
     step, found = make_step(model, "graph"), []
     for _ in range(draws):
         if getattr(model, "dropout_seeds", None) is not None:
             model.dropout_seeds.state.assign([5, 6])
         found.append([one.numpy().astype(np.float64) for one in step(inputs, labels)[2]])
+    noisy = 0
     for place, truth in enumerate(expected):
         # Along the gradient itself: a bias of its size shows most there.
         along = np.array([(one[place] * truth).sum() for one in found]) - (truth**2).sum()
         error = along.std(ddof=1) / np.sqrt(draws)
-        assert abs(along.mean()) < 4 * error + 1e-6 * (truth**2).sum(), model.trainable_variables[place].path
-        assert along.std() > 0 or place >= count - 2  # the classifier's gradient is exact
+        assert abs(along.mean()) < 4 * error + 1e-5 * (truth**2).sum(), model.trainable_variables[place].path
+        noisy += bool(error > 1e-5 * (truth**2).sum())
+    assert noisy > count / 2
 
 
 def test_noise_is_new_each_step_and_the_same_in_each_run() -> None:
@@ -146,19 +154,22 @@ def test_lstms_refuse_codes_and_levels_are_taken() -> None:
     assert levels == [None, 4]
 
 
-DENSE: dict[str, Any] = {"growth_rate": 24, "block_config": (5,), "num_init_features": 24}
+DENSE: dict[str, Any] = {"growth_rate": 32, "block_config": (4,), "num_init_features": 32}
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
 def test_bytes_fall_in_every_mode(mode: str) -> None:
-    shape = (8, 3, 64, 64)
-    plain, coded = (measure_step(DenseNet(**DENSE, **f), shape, mode=mode, repeats=0) for f in ({}, {"compressed": 2}))
-    assert coded.peak_bytes < {"eager": 0.65, "graph": 0.45, "xla": 0.6}[mode] * plain.peak_bytes
+    shape = (8, 3, 48, 48)
+    plain, coded = (
+        measure_step(DenseNet(**DENSE, **flags), shape, mode=mode, repeats=0, execute=mode != "xla")
+        for flags in ({}, {"compressed": 2})
+    )
+    assert coded.peak_bytes < {"eager": 0.65, "graph": 0.52, "xla": 0.52}[mode] * plain.peak_bytes
     if mode != "xla":
-        pixels, bits = 8 * 64 * 64, 2 + 32 / 256
-        features = 24 + 24 * 4
-        masks = sum(24 + 24 * layer for layer in range(5))
-        codes = features * bits + masks + 5 * 96 * (bits + 1) + (features + 24) * (bits + 1)
+        pixels, bits = 8 * 48 * 48, 2 + 32 / 256
+        features = 32 + 32 * 3
+        masks = sum(32 + 32 * layer for layer in range(4))
+        codes = features * bits + masks + 4 * 128 * (bits + 1) + (features + 32) * (bits + 1)
         # Of tensors below 256 KiB, such as a layer's own features, TensorFlow tells nothing.
         assert 0.5 * codes < 8 * coded.saved_bytes / pixels < 1.05 * codes
         assert coded.saved_bytes < 0.12 * plain.saved_bytes
@@ -169,7 +180,6 @@ def test_both_flags_keep_no_more_than_either(bits: int) -> None:
     saved = []
     for flags in ({"efficient": True}, {"compressed": bits}, {"efficient": True, "compressed": bits}):
         model = DenseNet(**DENSE, **flags)
-        saved.append(measure_step(model, (8, 3, 64, 64), mode="eager", repeats=0).saved_bytes)
+        saved.append(measure_step(model, (8, 3, 48, 48), mode="eager", repeats=0).saved_bytes)
     assert saved[2] <= min(saved[:2])
-    assert block_prefers_codes(bits, 24, 24, 96, 5, 32, False) == (bits == 2)
-    assert CLASSES == 5
+    assert block_prefers_codes(bits, 32, 32, 128, 4, 32, False) == (bits == 2)

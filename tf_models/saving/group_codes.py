@@ -50,6 +50,12 @@ def quantize(values: Any, bits: int, seed: Any) -> Codes:
         >>> coded.codes.numpy().tolist(), dequantize(coded, 2, 4).numpy().tolist()
         ([228], [0.0, 1.0, 2.0, 3.0])
     """
+    seed = tf.constant(seed & MASK64, tf.uint64) if isinstance(seed, int) else seed
+    run = _quantize_as_graph if tf.executing_eagerly() else _quantize
+    return run(values, bits, seed)
+
+
+def _quantize(values: Any, bits: int, seed: Any) -> Codes:
     count = _count(values)
     x = _grouped(tf.reshape(tf.cast(values, tf.float32), (-1,)), count)
     minimum, extent = _minimum_and_extent(x)
@@ -78,9 +84,20 @@ def dequantize(coded: Codes, bits: int, count: Any) -> Any:
         >>> dequantize(quantize(tf.fill([300], 2.5), 1, seed=3), 1, 300).numpy().max()
         2.5
     """
+    run = _dequantize_as_graph if tf.executing_eagerly() else _dequantize
+    return run(coded, bits, count)
+
+
+def _dequantize(coded: Codes, bits: int, count: Any) -> Any:
     q = _grouped(tf.cast(unpack(coded.codes, bits, count), tf.float32), count)
     values = from_bf16(coded.minima)[:, None] + q * from_bf16(coded.steps)[:, None]
     return _cut(tf.reshape(values, (-1,)), count)
+
+
+# As graphs, intermediate values take less memory and time than operator by operator. Where a graph is made already, the
+# operators become part of it: a call inside of it would hold its inputs and what is within for longer.
+_quantize_as_graph = tf.function(_quantize, autograph=False)
+_dequantize_as_graph = tf.function(_dequantize, autograph=False)
 
 
 def coded_bytes(count: int, bits: int) -> int:
@@ -109,7 +126,6 @@ def _noise(x: Any, seed: Any) -> Any:
 
     The places wait for the values: they would be made long before, and kept, if they depended on none.
     """
-    seed = tf.constant(seed & MASK64, tf.uint64) if isinstance(seed, int) else seed
     key = tf.cast(tf.bitwise.right_shift(mixed(mixed(seed + _wide(GOLDEN64))), _wide(32)), tf.uint32)
     rows = tf.cast(tf.range(tf.shape(x)[0]) * GROUP + zero_after(x), tf.uint32) * tf.constant(GOLDEN32)
     columns = tf.cast(tf.range(GROUP), tf.uint32) * tf.constant(GOLDEN32)
