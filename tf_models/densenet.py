@@ -17,13 +17,15 @@ from zoo.densenet import DenseNetConfig
 # Keras loads a model's class from a file only by this registry of its own.
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class DenseNet(ImageModel):
-    """DenseNet (Huang et al. 2017, arXiv:1608.06993) for TensorFlow, with exact memory saving.
+    """DenseNet (Huang et al. 2017, arXiv:1608.06993) for TensorFlow, with memory saving, exact or in codes.
 
     Args:
         efficient: keep each feature once and compute again what is inside a dense block; same outputs, gradients and
             running statistics as without, see docs/tensorflow.md for bytes and time.
         keep_bottleneck: with `efficient`, keep the 1x1 outputs too: more bytes, less time.
-        opt_memory, compressed: not of TensorFlow.
+        compressed: 1, 2, 4 or 8 bits a value that is kept, normalised, with exact masks; outputs and running statistics
+            are the same to the bit, gradients without bias. With `efficient` a part is kept the smaller way.
+        opt_memory: not of TensorFlow.
         data_format, dtype, name: see `tf_models.zoo_model.ZooModel`.
         fields: of `zoo.densenet.DenseNetConfig`.
 

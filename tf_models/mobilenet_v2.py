@@ -17,13 +17,15 @@ CLASSIFIER_DEVIATION = 0.01
 # Keras loads a model's class from a file only by this registry of its own.
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class MobileNetV2(ImageModel):
-    """MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381) for TensorFlow, with exact memory saving.
+    """MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381) for TensorFlow, with memory saving, exact or in codes.
 
     Args:
         efficient: keep one tensor a convolution, and compute expansions again; same outputs, gradients and running
             statistics as without, see docs/tensorflow.md for bytes and time.
         keep_bottleneck: with `efficient`, keep the expansions too: only elementwise work is done again.
-        opt_memory, compressed: not of TensorFlow.
+        compressed: 1, 2, 4 or 8 bits a value that is kept, normalised, with exact masks; outputs and running statistics
+            are the same to the bit, gradients without bias. With `efficient` a part is kept the smaller way.
+        opt_memory: not of TensorFlow.
         data_format, dtype, name: see `tf_models.zoo_model.ZooModel`.
         fields: of `zoo.mobilenet_v2.MobileNetV2Config`.
 

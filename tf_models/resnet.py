@@ -15,13 +15,15 @@ from zoo.resnet import BlockShape, ResNetConfig
 # Keras loads a model's class from a file only by this registry of its own.
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class ResNet(ImageModel):
-    """ResNet (He et al. 2015, arXiv:1512.03385) and its descendants for TensorFlow, with exact memory saving.
+    """ResNet (He et al. 2015, arXiv:1512.03385) and its descendants for TensorFlow, saving memory exactly or by codes.
 
     Args:
         efficient: keep one tensor a convolution, and compute each block's last convolution again; same outputs,
             gradients and running statistics as without, see docs/tensorflow.md for bytes and time.
         keep_bottleneck: with `efficient`, keep every convolution's output: only elementwise work is done again.
-        opt_memory, compressed: not of TensorFlow.
+        compressed: 1, 2, 4 or 8 bits a value that is kept, normalised, with exact masks; outputs and running statistics
+            are the same to the bit, gradients without bias. With `efficient` a part is kept the smaller way.
+        opt_memory: not of TensorFlow.
         data_format, dtype, name: see `tf_models.zoo_model.ZooModel`.
         fields: of `zoo.resnet.ResNetConfig`.
 

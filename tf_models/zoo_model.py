@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from tf_models.compression import Pass, code_bits, new_seeds
+from tf_models.keras_names import keras_layer_name
 from tf_models.layers import ConvolutionLayer, LinearLayer, NormLayer
 from tf_models.operators import FORMATS, Convolution, channel_axis
 from tf_models.tensorflow_names import keras
@@ -160,7 +161,7 @@ class ZooModel(keras.Model):
 
     def layer_name(self, name: str) -> str:
         """A layer's name in Keras: its canonical one; of flavour "keras", keras.applications'."""
-        return name
+        return keras_layer_name(type(self).__name__, name) if getattr(self.spec, "flavour", "") == "keras" else name
 
 
 def check_policy(family: str, spec: Any, policy: MemoryPolicy, codes: bool) -> None:
