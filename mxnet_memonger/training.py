@@ -19,7 +19,7 @@ from mxnet_memonger.weights import SUFFIX, WEIGHTS, canonical_weights, load_arra
 from mxnet_memonger.workers import Workers
 from zoo.batches import EvaluationBatches, TrainingBatches, step_seed
 from zoo.data.text_data import Data
-from zoo.options import TrainingError, TrainingOptions, TrainingResult
+from zoo.options import RefusedOptionError, TrainingError, TrainingOptions, TrainingResult
 from zoo.progress import Progress
 from zoo.report import MIB
 from zoo.run_folder import Row, RunFolder, best_epoch, bits_per_character
@@ -46,6 +46,7 @@ def train(model: SymbolModel, data: Data, options: TrainingOptions) -> TrainingR
     Raises:
         TypeError: not one of this package's models.
         ValueError: a device that is not there, mixed precision, a split or folder that does not fit.
+        RefusedOptionError: TensorBoard, fewer inputs a batch than processes, or a launcher that is not MXNet's.
         TrainingError: the loss is not finite, memory ran out, or a checkpoint cannot be read.
     """
     if not isinstance(model, SymbolModel):
@@ -54,10 +55,10 @@ def train(model: SymbolModel, data: Data, options: TrainingOptions) -> TrainingR
     data.split(options.valid_size, options.seed)
     if options.tensorboard:
         known = "" if importlib.util.find_spec("tensorboard") else " (and the package is not installed)"
-        raise ValueError(f"tensorboard=True is not offered in MXNet{known}: metrics.csv holds the same numbers")
+        raise RefusedOptionError(f"tensorboard=True is not offered in MXNet{known}: metrics.csv holds the same numbers")
     workers = Workers.from_environment()
     if options.batch_size < workers.world:
-        raise ValueError(
+        raise RefusedOptionError(
             f"batch_size={options.batch_size} is less than one input for each of {workers.world} processes"
         )
     network = describe_network(model.spec)

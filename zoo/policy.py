@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 OPT_MEMORY_LEVELS = range(5)
 
 
+class PolicyNotOfferedError(ValueError):
+    """A framework's model of a family does not offer a policy that is sound in itself."""
+
+
 @dataclass(frozen=True)
 class MemoryPolicy:
     """What a model keeps for its backward pass.
