@@ -40,7 +40,7 @@ __all__ = [
     "search_plan",
 ]
 
-SECONDS_A_TRIAL = 8.0
+WORK_A_TRIAL = 200_000  # operators bound, about eight seconds of two processes
 _log = logging.getLogger(__name__)
 
 
@@ -205,7 +205,6 @@ class _Task:
 @contextmanager
 def _open_search(task: _Task) -> Iterator[Search]:
     """Everything a search needs, ready to bind."""
-    deadline = time.monotonic() + SECONDS_A_TRIAL * max(task.ntrial, 1)
     bound = infer(task.sym, task.type_dict, task.shapes, task.caller)
     unmarked = SymbolGraph.of(task.sym).with_mirrored(())
     binder = Binder(unmarked, task.type_dict, bound)
@@ -213,7 +212,7 @@ def _open_search(task: _Task) -> Iterator[Search]:
     space = PlanSpace(graph, backward_reads(graph, binder.debug_text(unmarked)), task.copies)
     setting = worker_setting(unmarked, task.type_dict, bound.given)
     with open_costs(space, binder, setting, task.workers) as costs:
-        yield Search(space, CutGraph.of(space), costs, binder, deadline, task.seed)
+        yield Search(space, CutGraph.of(space), costs, binder, WORK_A_TRIAL * max(task.ntrial, 1), task.seed)
 
 
 def _cost_of_marks(space: PlanSpace, sym: Any, binder: Binder) -> int:
