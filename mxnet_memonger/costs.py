@@ -17,6 +17,7 @@ import numpy as np
 
 from mxnet_memonger.binding import Binder
 from mxnet_memonger.mirror_plan import MirrorPlan, PlanSpace, planned_symbol
+from mxnet_memonger.replay import Replay
 from mxnet_memonger.symbol_graph import SymbolGraph
 
 MOST_RSS_BYTES = 3 * 2**30  # a worker that has grown beyond it is replaced by a fresh one
@@ -48,6 +49,19 @@ class LocalCosts:
     def many(self, plans: Sequence[MirrorPlan]) -> list[int]:
         """Bytes for each plan."""
         return [self.binder.cost_bytes(self.space.symbol(plan)) for plan in plans]
+
+
+class ReplayedCosts:
+    """Replays MXNet's planner, in this process."""
+
+    batch = 1
+
+    def __init__(self, replay: Replay) -> None:
+        self.replay = replay
+
+    def many(self, plans: Sequence[MirrorPlan]) -> list[int]:
+        """Bytes for each plan, but for a few percent."""
+        return [self.replay.bytes_of(plan) for plan in plans]
 
 
 class WorkerCosts:

@@ -18,12 +18,13 @@ from typing import Any
 
 from mxnet_memonger.binding import MIB, Binder, allocated_mib
 from mxnet_memonger.costs import open_costs, worker_setting
+from mxnet_memonger.ledger import Point
 from mxnet_memonger.mirror_plan import PlanSpace
 from mxnet_memonger.plan_info import PlanInfo, PlanPoint
-from mxnet_memonger.planning import CutGraph
+from mxnet_memonger.replay import Replay
 from mxnet_memonger.rewrites import flat_concat
 from mxnet_memonger.saving import mirror
-from mxnet_memonger.search import Point, Rank, Search
+from mxnet_memonger.search import Rank, Search, within_work
 from mxnet_memonger.shapes import infer
 from mxnet_memonger.symbol_graph import SymbolGraph, backward_reads
 from zoo.planner import InfeasibleBudgetError
@@ -40,7 +41,7 @@ __all__ = [
     "search_plan",
 ]
 
-WORK_A_TRIAL = 200_000  # operators bound, about eight seconds of two processes
+WORK_A_TRIAL = 60_000  # operators bound, about eight seconds of one process with as much replaying
 _log = logging.getLogger(__name__)
 
 
@@ -106,17 +107,20 @@ def search_plan(
     if limit is not None and most_recomputed is not None:
         raise ValueError("search_plan: budget and most_recomputed limit one another: give one of them")
     with _open_search(_Task("search_plan", sym, type_dict, input_shapes, copies, workers, seed, ntrial)) as search:
-        search.propose(brief=ntrial == 0)
         rank = _rank(search.space, limit, most_recomputed, bytes_per_flop)
-        best = search.best(rank) if ntrial else min(search.points.values(), key=rank)
+        best = search.first(rank, brief=ntrial == 0)
+        if ntrial:
+            best = search.best(rank, return_info)
         if limit is not None and best.bytes > limit:
             raise InfeasibleBudgetError(limit, best.bytes)
         before = _cost_of_marks(search.space, sym, search.binder)
         info = PlanInfo(
             before_bytes=before,
             chosen=PlanPoint.of(search.space, best),
-            frontier=tuple(PlanPoint.of(search.space, point) for point in search.frontier()) if return_info else (),
-            bound=len(search.points),
+            frontier=tuple(PlanPoint.of(search.space, point) for point in search.bound.frontier())
+            if return_info
+            else (),
+            bound=len(search.bound.points),
             seconds=time.monotonic() - started,
         )
     _log.info("search_plan: %s", info)
@@ -209,10 +213,12 @@ def _open_search(task: _Task) -> Iterator[Search]:
     unmarked = SymbolGraph.of(task.sym).with_mirrored(())
     binder = Binder(unmarked, task.type_dict, bound)
     graph = SymbolGraph.of(unmarked, bound.given)
-    space = PlanSpace(graph, backward_reads(graph, binder.debug_text(unmarked)), task.copies)
+    text = binder.debug_text(unmarked)
+    space = PlanSpace(graph, backward_reads(graph, text), task.copies)
     setting = worker_setting(unmarked, task.type_dict, bound.given)
     with open_costs(space, binder, setting, task.workers) as costs:
-        yield Search(space, CutGraph.of(space), costs, binder, WORK_A_TRIAL * max(task.ntrial, 1), task.seed)
+        work = WORK_A_TRIAL * max(task.ntrial, 1)
+        yield Search.of(space, costs, Replay(space, text), binder, work, task.seed)
 
 
 def _cost_of_marks(space: PlanSpace, sym: Any, binder: Binder) -> int:
@@ -225,7 +231,7 @@ def _rank(space: PlanSpace, limit: int | None, most_recomputed: float | None, by
         return lambda point: (point.bytes + bytes_per_flop * point.flops, point.flops)
     if limit is None:
         most = (most_recomputed or 0.0) * space.graph.recomputed_flops(space.operators)
-        return lambda point: (max(0.0, point.flops - most), point.bytes, point.flops)
+        return within_work(most)
 
     def within(point: Point) -> tuple[float, ...]:
         over = max(0, point.bytes - limit)

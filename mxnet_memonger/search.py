@@ -1,4 +1,4 @@
-"""The search for a plan: from several starts, single changes are tried on the cost that MXNet counts.
+"""The search for a plan: from several starts, single changes are tried on a replay of MXNet's planner, then on itself.
 
 What is found depends on the network and the settings alone: a search ends after so much work, not after so much time,
 and it does not matter how many processes share that work.
@@ -6,146 +6,172 @@ and it does not matter how many processes share that work.
 
 from __future__ import annotations
 
-import itertools
+import math
 import random
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from mxnet_memonger.binding import Binder
 from mxnet_memonger.changes import Change, single_changes
-from mxnet_memonger.costs import Costs
-from mxnet_memonger.mirror_plan import Choice, MirrorPlan, PlanSpace
+from mxnet_memonger.costs import Costs, ReplayedCosts
+from mxnet_memonger.ledger import Ledger, Point
+from mxnet_memonger.mirror_plan import Choice, PlanSpace
 from mxnet_memonger.planning import CutGraph
+from mxnet_memonger.replay import Replay
 from mxnet_memonger.starts import every_cut, free_to_keep, starts
 
-BIND_OVERHEAD = 100  # a bind takes about as long as one of so many more operators, whose own time were all
 CLIMBS, TRIAL_SHARE = 4, 1 / 10  # of the best starts, that are climbed from first; of the work for each
 KICK_CHANGES = 4
-MOST_KICKS = 6  # in a row without a gain
+MOST_KICKS = 8  # in a row without a gain
+HOTTEST, COLDEST = 0.01, 0.0002  # worsenings by this share are taken in e out of one cases, at first and at last
+CHANGES_AT_ONCE = 30  # before the changes to choose from are thought of anew
 ENOUGH = 0.0005  # a round of changes that gains less than this share is the last
-Rank = Callable[["Point"], tuple[float, ...]]
-
-
-@dataclass(frozen=True)
-class Point:
-    """A plan that was bound: what MXNet allocates for it, and the work done again."""
-
-    choice: Choice
-    plan: MirrorPlan
-    bytes: int
-    flops: int
+BOUND_STARTS, BOUND_DRAFTS, BOUND_FRONTIER = 8, 6, 40  # of what was replayed, how many are bound
+REPLAYS = 40  # times as much work may be replayed as may be bound, in about the same time
+FRONTIER_PART = 16  # of that work is for each point of the frontier
+SHARES = (0.1, 0.25, 0.5, 0.7)  # of a forward pass done again, for which the frontier is searched
+Rank = Callable[[Point], tuple[float, ...]]
 
 
 @dataclass
 class Search:
-    """Everything that was bound so far for one network, and the means to bind more.
+    """The means to find plans of one network.
 
     Args:
         space: the network.
         cut_graph: where it can be cut.
-        costs: binds plans.
+        bound: plans that were bound.
+        drafts: plans that were replayed.
         binder: of the network in this process.
-        work: of binding, in operators bound, after which nothing new is tried.
+        frontier_work: of replaying, for each point of the frontier that is searched.
         seed: of the order in which changes are tried.
     """
 
     space: PlanSpace
     cut_graph: CutGraph
-    costs: Costs
+    bound: Ledger
+    drafts: Ledger
     binder: Binder
-    work: int
+    frontier_work: int
     seed: int = 0
-    points: dict[MirrorPlan, Point] = field(default_factory=dict)
-    _ahead: dict[MirrorPlan, int] = field(default_factory=dict)  # bound, but not yet asked for
 
-    @property
-    def is_over(self) -> bool:
-        """Whether the work is done."""
-        return self.work <= 0
+    @classmethod
+    def of(cls, space: PlanSpace, costs: Costs, replay: Replay, binder: Binder, work: int, seed: int) -> Search:
+        """With nothing tried yet; `work` is of binding, in operators."""
+        bound = Ledger(space, costs, replay.flops_of, work)
+        drafts = Ledger(space, ReplayedCosts(replay), replay.flops_of, REPLAYS * work)
+        return cls(space, CutGraph.of(space), bound, drafts, binder, drafts.work // FRONTIER_PART, seed)
 
-    def propose(self, brief: bool = False) -> None:
-        """Bind where to start from; see `starts.starts`."""
-        for choice in self._bound_ahead(starts(self.space, self.cut_graph, brief)):
-            if self.is_over and not brief:
-                return
-            self.point(choice)
+    def first(self, rank: Rank, brief: bool) -> Point:
+        """The best place to start from, bound: of `starts.starts`, all are replayed, and the best of them bound."""
+        for choice in starts(self.space, self.cut_graph, brief):
+            self.drafts.point(choice)
+        return self._bind_best(rank, BOUND_STARTS)
 
-    def point(self, choice: Choice) -> Point:
-        """Bind one plan, if it was not bound before."""
-        plan = self.space.keeping(choice.outputs, choice.whole)
-        if plan not in self.points:
-            self._bind_ahead([choice])
-            self.work -= BIND_OVERHEAD + len(self.space.operators)
-            self.points[plan] = Point(choice, plan, self._ahead.pop(plan), self.space.flops(plan))
-        return self.points[plan]
+    def best(self, rank: Rank, frontier: bool) -> Point:
+        """The best plan; with a frontier, also what is best for less and less work."""
+        self._climb_all(self.drafts, rank)
+        if frontier:
+            self._search_frontier()
+            found = self.drafts.frontier()
+            for place in range(0, len(found), max(1, len(found) // BOUND_FRONTIER)):
+                self.bound.point(found[place].choice)
+        self._bind_best(rank, BOUND_DRAFTS)
+        return self._climb_on(self.bound, min(self.bound.points.values(), key=rank), rank)
 
-    def best(self, rank: Rank) -> Point:
-        """The best point after climbing from every cut, the cheap nodes, and the best starts.
+    def _bind_best(self, rank: Rank, count: int) -> Point:
+        ranked = sorted(self.drafts.points.values(), key=rank)[:count]
+        everything = self.space.everything_kept
+        choices = [*(point.choice for point in ranked), Choice(frozenset(), everything.kept)]
+        points = [self.bound.point(choice) for choice in self.bound.in_turn(choices)]
+        return min(points, key=rank)
 
-        Each gets a tenth of the work, what then is best the rest. Where that ends before its time, a few random
-        changes at once lead away from it, and the climb starts anew, until that fails some times in a row.
-        """
-        free = Choice(frozenset(free_to_keep(self.space)))
-        ranked = sorted(self.points.values(), key=rank)[:CLIMBS]
-        share = int(self.work * TRIAL_SHARE)
-        for choice in dict.fromkeys([*(point.choice for point in ranked), every_cut(self.cut_graph), free]):
-            if not self.is_over:
-                self.climb(self.point(choice), rank, share)
-        best = self.climb(min(self.points.values(), key=rank), rank, self.work)
+    def _climb_all(self, ledger: Ledger, rank: Rank) -> Point:
+        """Climb from the best starts, every cut and the cheap nodes for a while, then from what is best."""
+        ranked = sorted(ledger.points.values(), key=rank)[:CLIMBS]
+        own = [every_cut(self.cut_graph), Choice(frozenset(free_to_keep(self.space)))]
+        share = int(ledger.work * TRIAL_SHARE)
+        for choice in dict.fromkeys([*(point.choice for point in ranked), *own]):
+            if not ledger.is_over:
+                self.climb(ledger, ledger.point(choice), rank, share)
+        return self._climb_on(ledger, min(ledger.points.values(), key=rank), rank)
+
+    def _climb_on(self, ledger: Ledger, start: Point, rank: Rank) -> Point:
+        """Climb; where that ends, lead away by a few random changes at once, until that fails some times in a row."""
+        best = self.climb(ledger, start, rank, ledger.work)
         order, kicks = random.Random(self.seed), 0
-        while kicks < MOST_KICKS and not self.is_over:
+        while kicks < MOST_KICKS and not ledger.is_over:
             choice = best.choice
             for change in self._changes(best, order)[:KICK_CHANGES]:
                 choice = change(choice)
-            kicked = self.climb(self.point(choice), rank, self.work)
+            kicked = self.climb(ledger, ledger.point(choice), rank, ledger.work)
             kicks = 0 if rank(kicked) < rank(best) else kicks + 1
             best = min(best, kicked, key=rank)
         return best
 
-    def climb(self, start: Point, rank: Rank, work: int) -> Point:
+    def _search_frontier(self) -> None:
+        """Replay what is best for some shares of a forward pass done again."""
+        total = self.space.graph.recomputed_flops(self.space.operators)
+        for share in SHARES:
+            rank = within_work(share * total)
+            start = min(self.drafts.points.values(), key=rank)
+            self.drafts.work = max(self.drafts.work, 0) + self.frontier_work
+            self.climb(self.drafts, start, rank, self.frontier_work)
+
+    def climb(self, ledger: Ledger, start: Point, rank: Rank, work: int) -> Point:
         """Change one thing at a time, as long as it improves the rank (less is better) and work is left."""
-        best, order, least = start, random.Random(self.seed), max(0, self.work - work)
-        while self.work > least:
+        best, order, least = start, random.Random(self.seed), max(0, ledger.work - work)
+        while ledger.work > least:
             before = rank(best)
             changes = self._changes(best, order)
             place = 0
-            while place < len(changes) and self.work > least:
+            while place < len(changes) and ledger.work > least:
                 at = best.choice
-                for choice in self._bound_ahead(change(at) for change in changes[place:]):
+                for choice in ledger.in_turn(change(at) for change in changes[place:]):
                     place += 1
-                    found = self.point(choice)
+                    found = ledger.point(choice)
                     if rank(found) < rank(best):  # changes to come start from there
                         best = found
                         break
-                    if self.work <= least:
+                    if ledger.work <= least:
                         break
             if not _is_better_by(before, rank(best), ENOUGH):
                 break
         return best
 
-    def frontier(self) -> list[Point]:
-        """Points none of which needs both more memory and more work than another, from least memory to least work."""
-        found: list[Point] = []
-        for point in sorted(self.points.values(), key=lambda point: (point.bytes, point.flops)):
-            if not found or point.flops < found[-1].flops:
-                found.append(point)
-        return found
+    def anneal(self, ledger: Ledger, start: Point, rank: Rank, work: int) -> Point:
+        """Change one thing at a time, at first also for the worse, until so much work is done; then climb.
+
+        After Kirkpatrick, Gelatt and Vecchi 1983.
+        """
+        at = best = start
+        order, begun = random.Random(self.seed), ledger.work
+        while ledger.work > begun - work and not ledger.is_over:
+            for change in self._changes(at, order)[:CHANGES_AT_ONCE]:
+                passed = min(1.0, (begun - ledger.work) / work)
+                heat = HOTTEST * (COLDEST / HOTTEST) ** passed
+                found = ledger.point(change(at.choice))
+                worse = _worsening(rank(at), rank(found))
+                if worse <= 0 or order.random() < math.exp(-worse / heat):
+                    at = found
+                    best = min(best, at, key=rank)
+        return best
 
     def _changes(self, at: Point, order: random.Random) -> list[Change]:
         return single_changes(self.space, self.cut_graph, at.choice, order)
 
-    def _bound_ahead(self, choices: Iterable[Choice]) -> Iterator[Choice]:
-        """The choices one by one, some of them bound beforehand, all at once; whether one is looked at is still open."""
-        rest = iter(choices)
-        while some := list(itertools.islice(rest, self.costs.batch)):
-            if len(some) > 1:
-                self._bind_ahead(some)
-            yield from some
 
-    def _bind_ahead(self, choices: Iterable[Choice]) -> None:
-        plans = [self.space.keeping(choice.outputs, choice.whole) for choice in choices]
-        new = [plan for plan in dict.fromkeys(plans) if plan not in self.points and plan not in self._ahead]
-        self._ahead.update(zip(new, self.costs.many(new), strict=True))
+def within_work(most_flops: float) -> Rank:
+    """The least memory with at most so many FLOPs done again."""
+    return lambda point: (max(0.0, point.flops - most_flops), point.bytes, point.flops)
+
+
+def _worsening(before: tuple[float, ...], after: tuple[float, ...]) -> float:
+    """By which share the first figure that differs has grown."""
+    for old, new in zip(before, after, strict=True):
+        if old != new:
+            return (new - old) / max(abs(old), 1.0)
+    return 0.0
 
 
 def _is_better_by(before: tuple[float, ...], after: tuple[float, ...], share: float) -> bool:

@@ -13,8 +13,8 @@ import numpy as np
 
 from zoo.planner.cuts import CutChain, CutPlan
 
-SLOTS = 300
-PEAKS = 12  # between the smallest peak and everything kept
+SLOTS = 200
+PEAKS = 8  # between the smallest peak and everything kept
 
 
 def falling_peak(chain: CutChain, plan: CutPlan) -> int:
@@ -70,12 +70,17 @@ def falling_frontier(chain: CutChain, peaks: int = PEAKS) -> Iterator[CutPlan]:
             yield found
 
 
+def _ends(chain: CutChain) -> np.ndarray:
+    """Bytes of all gaps and candidates before each place."""
+    return np.concatenate([[0], np.cumsum(np.add(chain.gap_bytes, (*chain.cut_bytes, 0)))])
+
+
 def _fits(chain: CutChain, peak: int) -> list[int] | None:
     """The cuts of least bytes before every stretch, none of which exceeds the peak with them; or None."""
     count = len(chain.cut_bytes)
     kept: list[float] = [0.0]  # at place c + 1: least bytes of cuts up to and with c, where c is one
     back = [-1]
-    ends = np.concatenate([[0], np.cumsum([gap + cut for gap, cut in zip(chain.gap_bytes, (*chain.cut_bytes, 0))])])
+    ends = _ends(chain)
     for end in range(count + 1):
         own = chain.cut_bytes[end] if end < count else 0
         before = np.array(kept)
@@ -101,7 +106,7 @@ def _least_work(chain: CutChain, peak: int) -> CutPlan | None:
     cuts = [-(-size // unit) for size in (*chain.cut_bytes, 0)]
     gaps = [-(-size // unit) for size in chain.gap_bytes]
     own = (*chain.cut_work, 0.0)
-    ends = np.concatenate([[0], np.cumsum([gap + cut for gap, cut in zip(chain.gap_bytes, (*chain.cut_bytes, 0))])])
+    ends = _ends(chain)
     done = np.concatenate([[0.0], np.cumsum(np.array(chain.gap_work) + np.array(own))])
     least = np.full((count + 2, columns), np.inf)
     least[0, 0] = 0.0
