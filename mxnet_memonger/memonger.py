@@ -21,7 +21,6 @@ from mxnet_memonger.costs import open_costs, worker_setting
 from mxnet_memonger.ledger import Point
 from mxnet_memonger.mirror_plan import PlanSpace
 from mxnet_memonger.plan_info import PlanInfo, PlanPoint
-from mxnet_memonger.replay import Replay
 from mxnet_memonger.rewrites import flat_concat
 from mxnet_memonger.saving import mirror
 from mxnet_memonger.search import Rank, Search, within_work
@@ -41,7 +40,7 @@ __all__ = [
     "search_plan",
 ]
 
-WORK_A_TRIAL = 60_000  # operators bound, about eight seconds of one process with as much replaying
+WORK_A_TRIAL = 40_000  # operators bound: three or four seconds; as much time goes into replaying
 _log = logging.getLogger(__name__)
 
 
@@ -218,7 +217,7 @@ def _open_search(task: _Task) -> Iterator[Search]:
     setting = worker_setting(unmarked, task.type_dict, bound.given)
     with open_costs(space, binder, setting, task.workers) as costs:
         work = WORK_A_TRIAL * max(task.ntrial, 1)
-        yield Search.of(space, costs, Replay(space, text), binder, work, task.seed)
+        yield Search.of(space, costs, text, binder, work, task.seed)
 
 
 def _cost_of_marks(space: PlanSpace, sym: Any, binder: Binder) -> int:

@@ -15,14 +15,17 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from mxnet_memonger.mirror_plan import MirrorPlan, PlanSpace
-from mxnet_memonger.replay_loops import replay, run_again
+from mxnet_memonger.replay_loops import ALLOCATES, GRADIENT, OVERWRITES, SHARES, VALUE, replay, run_again
 from mxnet_memonger.symbol_graph import BYTES_A_VALUE
 
-# Operators whose output may overwrite an input that nobody reads any more, and which inputs.
+# Operators whose output may overwrite an input that nobody reads any more (of a backward operator: the first).
 IN_PLACE = frozenset(
-    {"Activation", "_backward_Activation", "elemwise_add", "_backward_add", "elemwise_mul", "elemwise_sub", "_copy"}
-    | {"Flatten", "Reshape", "expand_dims", "_backward_copy", "_backward_reshape", "add_n", "_grad_add", "clip"}
-    | {"_backward_clip", "LeakyReLU", "BlockGrad", "SoftmaxOutput"}
+    {"Activation", "_backward_Activation", "elemwise_add", "elemwise_mul", "elemwise_sub", "add_n", "_grad_add"}
+    | {"clip", "_backward_clip", "LeakyReLU", "SoftmaxOutput", "_backward_mul"}
+)
+# Operators whose outputs are their input, which lies in memory once however many read it.
+SAME = frozenset(
+    {"_copy", "Flatten", "Reshape", "expand_dims", "BlockGrad", "_backward_copy", "_backward_reshape", "_backward_add"}
 )
 
 
@@ -78,7 +81,7 @@ class _Reader:
         self.base = np.concatenate([[0], np.cumsum([len(sizes) for sizes in self.sizes])])
         self.gradients: dict[tuple[str, int], int] = {}
         self.gradient_bytes: list[int] = []
-        self.backward: list[tuple[int, list[tuple[int, int, int]], int, bool]] = []
+        self.backward: list[tuple[int, list[tuple[int, int, int]], int, int]] = []
         variables = {node.name for node in nodes if node.is_variable}
         for op, name, read in sections(debug_text):
             if name not in self.place and name not in variables:
@@ -95,19 +98,19 @@ class _Reader:
         for source, output in space.graph.heads:
             if source in self.places:
                 heads[self.base[self.places[source]] + output] += 1
-        in_place = [nodes[index].op in IN_PLACE for index in space.operators]
+        in_place = [_reuse(nodes[index].op) for index in space.operators]
         flat = [size for sizes in self.sizes for size in sizes]
         return (
             self.base.astype(np.int64),
             np.array(flat, np.int64),
             heads,
             *_ragged(inputs, 2),
-            np.array(in_place, np.bool_),
+            np.array(in_place, np.int64),
             np.array([owner for owner, _, _, _ in self.backward], np.int64),
             *_ragged([reads for _, reads, _, _ in self.backward], 3),
             np.concatenate([[0], np.cumsum([made for _, _, made, _ in self.backward])]).astype(np.int64),
-            np.array(self.gradient_bytes, np.int64),
-            np.array([place for _, _, _, place in self.backward], np.bool_),
+            np.where(self._read(), self.gradient_bytes, 0).astype(np.int64),
+            np.array([reuse for _, _, _, reuse in self.backward], np.int64),
         )
 
     def _sizes(self, index: int, debug_text: str) -> list[int]:
@@ -125,27 +128,39 @@ class _Reader:
         reads = []
         for source, output in read:
             if (source, output) in self.gradients:
-                reads.append((1, self.gradients[source, output], 0))
+                reads.append((GRADIENT, self.gradients[source, output], 0))
             elif source in self.place and output < len(self.sizes[self.place[source]]):
-                reads.append((0, self.place[source], output))
+                reads.append((VALUE, self.place[source], output))
         made = self._made(owner, reads)
         for output, size in enumerate(made):
             self.gradients[name, output] = len(self.gradient_bytes)
             self.gradient_bytes.append(size)
-        self.backward.append((owner, reads, len(made), op in IN_PLACE))
+        self.backward.append((owner, reads, len(made), _reuse(op)))
+
+    def _read(self) -> np.ndarray:
+        """Which gradients another operator reads: the others are results, for which the caller has given memory."""
+        found = np.zeros(len(self.gradient_bytes), np.bool_)
+        found[[number for _, reads, _, _ in self.backward for kind, number, _ in reads if kind == GRADIENT]] = True
+        return found
+
+    def _bytes_of(self, source: int, output: int) -> int:
+        if source in self.places:
+            return self.sizes[self.places[source]][output]
+        return self.space.graph.nodes[source].output_bytes
 
     def _made(self, owner: int, reads: list[tuple[int, int, int]]) -> list[int]:
         """Bytes of a backward operator's outputs: gradients of its owner's inputs; of a sum, as its parts."""
         if owner >= 0:
             node = self.space.graph.nodes[self.space.operators[owner]]
-            return [
-                0 if source not in self.places else self.sizes[self.places[source]][output]
-                for source, output in node.inputs
-            ]
-        kind, number, output = reads[0] if reads else (1, -1, 0)
-        if kind == 1:
+            return [self._bytes_of(source, output) for source, output in node.inputs]
+        kind, number, output = reads[0] if reads else (GRADIENT, -1, 0)
+        if kind == GRADIENT:
             return [self.gradient_bytes[number] if number >= 0 else 0]
         return [self.sizes[number][output]]
+
+
+def _reuse(op: str) -> int:
+    return SHARES if op in SAME else OVERWRITES if op in IN_PLACE else ALLOCATES
 
 
 def _ragged(rows: Sequence[Sequence[tuple[int, ...]]], width: int) -> tuple[np.ndarray, np.ndarray]:

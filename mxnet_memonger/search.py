@@ -18,16 +18,18 @@ from mxnet_memonger.ledger import Ledger, Point
 from mxnet_memonger.mirror_plan import Choice, PlanSpace
 from mxnet_memonger.planning import CutGraph
 from mxnet_memonger.replay import Replay
-from mxnet_memonger.starts import every_cut, free_to_keep, starts
+from mxnet_memonger.starts import is_large, stages, starts
 
-CLIMBS, TRIAL_SHARE = 4, 1 / 10  # of the best starts, that are climbed from first; of the work for each
+CLIMBS, TRIAL_SHARE = 3, 1 / 10  # of the best starts, that are tried first; of the work for each
+LAST_SHARE = 0.75  # of what is left, for annealing from what then is best
 KICK_CHANGES = 4
 MOST_KICKS = 8  # in a row without a gain
-HOTTEST, COLDEST = 0.01, 0.0002  # worsenings by this share are taken in e out of one cases, at first and at last
+HOTTEST, COLDEST = 0.003, 0.0002  # worsenings by this share are taken in e out of one cases, at first and at last
 CHANGES_AT_ONCE = 30  # before the changes to choose from are thought of anew
 ENOUGH = 0.0005  # a round of changes that gains less than this share is the last
-BOUND_STARTS, BOUND_DRAFTS, BOUND_FRONTIER = 8, 6, 40  # of what was replayed, how many are bound
-REPLAYS = 40  # times as much work may be replayed as may be bound, in about the same time
+BOUND_STARTS, BOUND_DRAFTS, BOUND_FRONTIER = 8, 12, 40  # of what was replayed, how many are bound
+REPLAYS = 60  # times as much work may be replayed as may be bound, in about the same time
+WITHOUT_REPLAYS = 4  # times the work, where nothing is replayed
 FRONTIER_PART = 16  # of that work is for each point of the frontier
 SHARES = (0.1, 0.25, 0.5, 0.7)  # of a forward pass done again, for which the frontier is searched
 Rank = Callable[[Point], tuple[float, ...]]
@@ -56,22 +58,32 @@ class Search:
     seed: int = 0
 
     @classmethod
-    def of(cls, space: PlanSpace, costs: Costs, replay: Replay, binder: Binder, work: int, seed: int) -> Search:
-        """With nothing tried yet; `work` is of binding, in operators."""
+    def of(cls, space: PlanSpace, costs: Costs, text: str, binder: Binder, work: int, seed: int) -> Search:
+        """With nothing tried yet; `work` is of binding, in operators; `text` is the unplanned executor's debug text.
+
+        Recurrent networks are not replayed: how their many small sums are ordered is not foreseen well.
+        """
+        if is_large(space) or any(stages(space)):
+            bound = Ledger(space, costs, space.flops, WITHOUT_REPLAYS * work)
+            return cls(space, CutGraph.of(space), bound, bound, binder, 0, seed)
+        replay = Replay(space, text)
         bound = Ledger(space, costs, replay.flops_of, work)
         drafts = Ledger(space, ReplayedCosts(replay), replay.flops_of, REPLAYS * work)
         return cls(space, CutGraph.of(space), bound, drafts, binder, drafts.work // FRONTIER_PART, seed)
 
     def first(self, rank: Rank, brief: bool) -> Point:
         """The best place to start from, bound: of `starts.starts`, all are replayed, and the best of them bound."""
-        for choice in starts(self.space, self.cut_graph, brief):
+        half = self.drafts.work // 2
+        for choice in self.drafts.in_turn(starts(self.space, self.cut_graph, brief)):
             self.drafts.point(choice)
+            if self.drafts.work < half and not brief:
+                break
         return self._bind_best(rank, BOUND_STARTS)
 
     def best(self, rank: Rank, frontier: bool) -> Point:
         """The best plan; with a frontier, also what is best for less and less work."""
         self._climb_all(self.drafts, rank)
-        if frontier:
+        if frontier and self.drafts is not self.bound:
             self._search_frontier()
             found = self.drafts.frontier()
             for place in range(0, len(found), max(1, len(found) // BOUND_FRONTIER)):
@@ -87,13 +99,13 @@ class Search:
         return min(points, key=rank)
 
     def _climb_all(self, ledger: Ledger, rank: Rank) -> Point:
-        """Climb from the best starts, every cut and the cheap nodes for a while, then from what is best."""
+        """Anneal from each of the best starts for a while, then from what is best."""
         ranked = sorted(ledger.points.values(), key=rank)[:CLIMBS]
-        own = [every_cut(self.cut_graph), Choice(frozenset(free_to_keep(self.space)))]
         share = int(ledger.work * TRIAL_SHARE)
-        for choice in dict.fromkeys([*(point.choice for point in ranked), *own]):
+        for start in ranked:
             if not ledger.is_over:
-                self.climb(ledger, ledger.point(choice), rank, share)
+                self.anneal(ledger, start, rank, share)
+        self.anneal(ledger, min(ledger.points.values(), key=rank), rank, int(ledger.work * LAST_SHARE))
         return self._climb_on(ledger, min(ledger.points.values(), key=rank), rank)
 
     def _climb_on(self, ledger: Ledger, start: Point, rank: Rank) -> Point:
