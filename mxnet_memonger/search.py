@@ -11,7 +11,6 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mxnet_memonger.binding import Binder
 from mxnet_memonger.changes import Change, single_changes
 from mxnet_memonger.costs import Costs, ReplayedCosts
 from mxnet_memonger.ledger import Ledger, Point
@@ -35,6 +34,14 @@ SHARES = (0.1, 0.25, 0.5, 0.7)  # of a forward pass done again, for which the fr
 Rank = Callable[[Point], tuple[float, ...]]
 
 
+@dataclass(frozen=True)
+class Unplanned:
+    """What the network without a plan tells: its executor's debug text, and the nodes that were marked when it came."""
+
+    debug_text: str
+    marked: frozenset[int]
+
+
 @dataclass
 class Search:
     """The means to find plans of one network.
@@ -44,8 +51,8 @@ class Search:
         cut_graph: where it can be cut.
         bound: plans that were bound.
         drafts: plans that were replayed.
-        binder: of the network in this process.
         frontier_work: of replaying, for each point of the frontier that is searched.
+        as_it_came: the network with the marks that it had, than which nothing worse is to be found.
         seed: of the order in which changes are tried.
     """
 
@@ -53,23 +60,24 @@ class Search:
     cut_graph: CutGraph
     bound: Ledger
     drafts: Ledger
-    binder: Binder
     frontier_work: int
+    as_it_came: Choice
     seed: int = 0
 
     @classmethod
-    def of(cls, space: PlanSpace, costs: Costs, text: str, binder: Binder, work: int, seed: int) -> Search:
-        """With nothing tried yet; `work` is of binding, in operators; `text` is the unplanned executor's debug text.
+    def of(cls, space: PlanSpace, costs: Costs, unplanned: Unplanned, work: int, seed: int) -> Search:
+        """With nothing tried yet; `work` is of binding, in operators.
 
         Recurrent networks are not replayed: how their many small sums are ordered is not foreseen well.
         """
+        cuts, came = CutGraph.of(space), Choice(frozenset(), frozenset(space.operators) - unplanned.marked)
         if is_large(space) or any(stages(space)):
             bound = Ledger(space, costs, space.flops, WITHOUT_REPLAYS * work)
-            return cls(space, CutGraph.of(space), bound, bound, binder, 0, seed)
-        replay = Replay(space, text)
+            return cls(space, cuts, bound, bound, 0, came, seed)
+        replay = Replay(space, unplanned.debug_text)
         bound = Ledger(space, costs, replay.flops_of, work)
         drafts = Ledger(space, ReplayedCosts(replay), replay.flops_of, REPLAYS * work)
-        return cls(space, CutGraph.of(space), bound, drafts, binder, drafts.work // FRONTIER_PART, seed)
+        return cls(space, cuts, bound, drafts, drafts.work // FRONTIER_PART, came, seed)
 
     def first(self, rank: Rank, brief: bool) -> Point:
         """The best place to start from, bound: of `starts.starts`, all are replayed, and the best of them bound."""
@@ -93,8 +101,8 @@ class Search:
 
     def _bind_best(self, rank: Rank, count: int) -> Point:
         ranked = sorted(self.drafts.points.values(), key=rank)[:count]
-        everything = self.space.everything_kept
-        choices = [*(point.choice for point in ranked), Choice(frozenset(), everything.kept)]
+        unplanned = Choice(frozenset(), frozenset(self.space.operators))
+        choices = [*(point.choice for point in ranked), self.as_it_came, unplanned]
         points = [self.bound.point(choice) for choice in self.bound.in_turn(choices)]
         return min(points, key=rank)
 
