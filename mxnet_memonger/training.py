@@ -18,7 +18,7 @@ from mxnet_memonger.weights import canonical_weights, set_canonical_weights
 from mxnet_memonger.workers import Workers
 from zoo.batches import EvaluationBatches, TrainingBatches, step_seed
 from zoo.data.text_data import Data
-from zoo.options import TrainingError, TrainingOptions, TrainingResult
+from zoo.options import RefusedOptionError, TrainingError, TrainingOptions, TrainingResult
 from zoo.report import MIB
 from zoo.run_folder import RunFolder
 from zoo.saved_run import describe_network
@@ -44,6 +44,7 @@ def train(model: SymbolModel, data: Data, options: TrainingOptions) -> TrainingR
     Raises:
         TypeError: not one of this package's models.
         ValueError: a device that is not there, mixed precision, a split or folder that does not fit.
+        RefusedOptionError: TensorBoard, fewer inputs a batch than processes, or a launcher that is not MXNet's.
         TrainingError: the loss is not finite, memory ran out, or a checkpoint cannot be read.
     """
     if not isinstance(model, SymbolModel):
@@ -52,10 +53,10 @@ def train(model: SymbolModel, data: Data, options: TrainingOptions) -> TrainingR
     data.split(options.valid_size, options.seed)
     if options.tensorboard:
         known = "" if importlib.util.find_spec("tensorboard") else " (and the package is not installed)"
-        raise ValueError(f"tensorboard=True is not offered in MXNet{known}: metrics.csv holds the same numbers")
+        raise RefusedOptionError(f"tensorboard=True is not offered in MXNet{known}: metrics.csv holds the same numbers")
     workers = Workers.from_environment()
     if options.batch_size < workers.world:
-        raise ValueError(
+        raise RefusedOptionError(
             f"batch_size={options.batch_size} is less than one input for each of {workers.world} processes"
         )
     network = describe_network(model.spec)

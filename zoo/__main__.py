@@ -12,7 +12,7 @@ import zoo
 from zoo import flags
 from zoo.broken_pipe import give_up_output
 from zoo.choices import unknown
-from zoo.policy import compared_flags
+from zoo.policy import PolicyNotOfferedError, compared_flags
 from zoo.report import format_comparison, format_report
 
 DONE, SOMETHING_BROKEN, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -70,7 +70,14 @@ def measure_command(
         policies = compared_flags(zoo.find_config(model))
         if any(asked.values()) or opt_memory is not None:
             raise ValueError("--compare measures plain and efficient one after the other: give it without memory flags")
-    reports = [zoo.measure(model, framework, batch_size, image_size, device, **policy) for policy in policies]
+    reports = []
+    for policy in policies:
+        try:
+            reports.append(zoo.measure(model, framework, batch_size, image_size, device, **policy))
+        except PolicyNotOfferedError as error:
+            if not compare:
+                raise
+            print(f"not in the comparison: {error}")
     if compare:
         print(format_comparison(reports))
     for report in reports if rows or not compare else ():

@@ -18,6 +18,10 @@ OPT_MEMORY_LEVELS = range(5)
 ADAPTIVE = "L3"  # the scheme that goes with efficient=True
 
 
+class PolicyNotOfferedError(ValueError):
+    """A framework's model of a family does not offer a policy that is sound in itself."""
+
+
 @dataclass(frozen=True)
 class MemoryPolicy:
     """What a model keeps for its backward pass.
