@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import os
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,8 @@ def _measure_share(rank: int, job: _Share, reports: Any) -> None:
         rank=rank,
         world_size=job.processes,
     )
+    # A 1x1 convolution's gradient has one layout and two ways to write its strides: torch warns of it as of two.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     model = copy.deepcopy(job.model).to(device)
     report = measure_step(
         DistributedDataParallel(model), job.shape, device=device, repeats=job.repeats, policy=str(job.model.policy)

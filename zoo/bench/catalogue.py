@@ -36,7 +36,7 @@ def _luatorch(timed: int, rounds: int) -> StepWork:
     return StepWork((network,), rounds)
 
 
-def _efficient_densenet_pytorch(timed: int, rounds: int, processes: int = 2) -> StepWork:
+def _efficient_densenet_pytorch(batch: int, rounds: int, processes: int = 2) -> StepWork:
     said = published.EFFICIENT_DENSENET_PYTORCH
     cases = (
         case("naive", said["naive"]),
@@ -45,8 +45,8 @@ def _efficient_densenet_pytorch(timed: int, rounds: int, processes: int = 2) -> 
         case(f"naive, {processes} processes", processes=processes),
         case(f"efficient, {processes} processes", processes=processes, efficient=True),
     )
-    network = StepNetwork("densenet_bc_100_12", (64, 3, 32, 32), (timed, 3, 32, 32), cases)
-    return StepWork((network,), rounds)
+    shape = (batch, 3, 32, 32)
+    return StepWork((StepNetwork("densenet_bc_100_12", shape, shape, cases),), rounds)
 
 
 def _caffe(timed: int, rounds: int) -> StepWork:
@@ -55,7 +55,7 @@ def _caffe(timed: int, rounds: int) -> StepWork:
 
 
 def _batch_growth(model: str, line: tuple[int, int]) -> LargestWork:
-    axis = Axis("batch", model, 0, 32, published=published.EFFICIENT_DENSENET_TENSORFLOW)
+    axis = Axis("batch", model, 0, 32, layers=(), published=published.EFFICIENT_DENSENET_TENSORFLOW)
     return LargestWork((axis,), (PLAIN, EFFICIENT), 12 * GIB, line)
 
 
@@ -110,18 +110,17 @@ WAYS_TO_FIT = (
     PLAIN,
     EFFICIENT,
     case("L3", compressed="L3"),
-    case("gact:4", compressed="gact:4"),
     case("efficient, compressed 2", efficient=True, compressed=2),
 )
 ACTNN_BATCH = MappingProxyType({"L3": Published(words=published.ACTNN_BATCH)})
 
 
-def _largest(model: str, batch: int, pixels: int, stages: int, memory_bytes: int) -> LargestWork:
+def _largest(model: str, batch: int, pixels: int, layers: tuple[int, ...], memory_bytes: int) -> LargestWork:
     axes = (
-        Axis("batch", model, batch, pixels, published=ACTNN_BATCH),
-        Axis("image size", model, batch, pixels, least=pixels // 2),
-        Axis("depth", model, batch, pixels, least=1, stages=stages),
-        Axis("width", model, batch, pixels, least=4),
+        Axis("batch", model, batch, pixels, layers=layers, published=ACTNN_BATCH),
+        Axis("image size", model, batch, pixels, least=pixels // 2, layers=layers),
+        Axis("depth", model, batch, pixels, least=1, layers=layers),
+        Axis("width", model, batch, pixels, least=4, layers=layers),
     )
     return LargestWork(axes, WAYS_TO_FIT, memory_bytes)
 
@@ -154,8 +153,8 @@ def _benches() -> Mapping[str, Bench]:
             "efficient_densenet_pytorch",
             "efficient_densenet_pytorch's naive, efficient and several processes",
             "torch",
-            _efficient_densenet_pytorch(timed=8, rounds=3),
-            _efficient_densenet_pytorch(timed=64, rounds=5),
+            _efficient_densenet_pytorch(batch=8, rounds=3),
+            _efficient_densenet_pytorch(batch=64, rounds=5),
             ("1 minute", "6 minutes"),
             OF_PLAIN,
             "memory of a step, of plain",
@@ -226,8 +225,8 @@ def _benches() -> Mapping[str, Bench]:
             "largest",
             "ActNN's and GACT's largest batch, image, depth and width in a given memory",
             "torch",
-            _largest("resnet20", batch=32, pixels=32, stages=3, memory_bytes=48 * MIB),
-            _largest("resnet50", batch=16, pixels=224, stages=4, memory_bytes=4 * GIB),
+            _largest("resnet20", batch=48, pixels=32, layers=(3, 3, 3), memory_bytes=48 * MIB),
+            _largest("resnet50", batch=16, pixels=224, layers=(3, 4, 6, 3), memory_bytes=4 * GIB),
             ("3 minutes", "20 minutes"),
             ("growth", "published_growth"),
             "largest that fits, of plain's",

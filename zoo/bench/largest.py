@@ -43,9 +43,8 @@ class Axis:
         batch: samples, where they stay.
         image_size: pixels, where they stay.
         least: the smallest to try.
-        stages: of the network, for the depth that grows.
+        layers: blocks of each stage, where they stay; () = the model's own.
         published: what was reported, case by case.
-        said: what was reported of all, in words.
     """
 
     grows: str
@@ -53,8 +52,23 @@ class Axis:
     batch: int
     image_size: int
     least: int = 2
-    stages: int = 3
+    layers: tuple[int, ...] = (3, 3, 3)
     published: Mapping[str, Published] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def stays(self) -> str:
+        """What does not grow, in words.
+
+        Example:
+            >>> Axis("batch", "resnet20", 0, 32).stays
+            ', 32 px, blocks (3, 3, 3)'
+        """
+        words = {
+            "batch": f"batch {self.batch}",
+            "image size": f"{self.image_size} px",
+            "depth": f"blocks {self.layers}" if self.layers else "",
+        }
+        return "".join(f", {text}" for grows, text in words.items() if text and grows != self.grows)
 
     def at(self, size: int) -> tuple[dict[str, Any], tuple[int, ...]]:
         """Fields of the config that change, and the input's shape.
@@ -65,8 +79,9 @@ class Axis:
         """
         batch = size if self.grows == "batch" else self.batch
         pixels = size if self.grows == "image size" else self.image_size
-        fields = {"depth": {"layers": (size,) * self.stages}, "width": {"width": size}}
-        return fields.get(self.grows, {}), (batch, 3, pixels, pixels)
+        layers = (size,) * len(self.layers) if self.grows == "depth" else self.layers
+        fields: dict[str, Any] = {"layers": layers} if layers else {}
+        return fields | ({"width": size} if self.grows == "width" else {}), (batch, 3, pixels, pixels)
 
 
 @dataclass(frozen=True)
@@ -94,14 +109,7 @@ class LargestWork:
     @property
     def conditions(self) -> Mapping[str, str]:
         """Memory, and what stays as it is."""
-        stays = {
-            "batch": "{0.image_size} px",
-            "image size": "batch {0.batch}",
-        }
-        found = {
-            axis.grows: f"{axis.model}, {stays.get(axis.grows, 'batch {0.batch}, {0.image_size} px').format(axis)}"
-            for axis in self.axes
-        }
+        found = {axis.grows: f"{axis.model}{axis.stays}" for axis in self.axes}
         how = "measured: it fits, one more does not"
         if self.line is not None:
             how = f"extrapolated on a straight line through steps run with {self.line[0]} and {self.line[1]}"
@@ -173,13 +181,14 @@ def largest_that_fits(needs: Callable[[int], int], limit: int, least: int = 1) -
         if best >= MOST:
             raise ValueError(f"largest_that_fits: {MOST} fit {limit:,} bytes: bytes do not grow with what grows")
         ends = [best, over if over in known else max(size for size in known if size < best)]
-        middle = math.isqrt(best * over) if over in known else 4 * best
+        # Where a constant part weighs most, the law is too bold: then steps of eight, or halves of what is left.
+        middle, bold = (math.isqrt(best * over), over - 1) if over in known else (4 * best, 8 * best)
         guess = middle if tried % 4 == 3 else _by_power_law(known, ends, limit)
-        guess = min(max(guess, best + 1), over - 1)
+        guess = min(max(guess, best + 1), bold)
     raise ValueError(f"largest_that_fits: no answer after {PATIENCE} measurements: bytes do not grow with what grows")
 
 
 def _by_power_law(known: Mapping[int, int], sizes: Sequence[int], limit: int) -> int:
     (low, high) = sorted(sizes)
     power = math.log(known[high] / known[low]) / math.log(high / low)
-    return high if power <= 0 else int(low * (limit / known[low]) ** (1 / power))
+    return MOST if power < 0.05 else int(low * (limit / known[low]) ** (1 / power))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,7 +54,8 @@ class StepCase:
         name: in the table.
         flags: memory flags of `zoo.create_model`.
         published: what was reported for it.
-        processes: that share the batch between them (PyTorch's DistributedDataParallel); memory is the first one's.
+        processes: that share the batch (PyTorch's DistributedDataParallel); memory is the first one's. Steps are run
+            with `StepNetwork.shape`, for bytes and time, and the time is one median.
     """
 
     name: str
@@ -124,41 +124,37 @@ class StepWork:
         """Network by network; ratios are to its first case."""
         for network in self.networks:
             found = [self._bytes(network, case, place) for case in network.cases]
-            if network.timed_shape is not None:
-                found = [{**row, **times} for row, times in zip(found, self._times(network, place), strict=True)]
-            yield from with_ratios(found, RATIOS)
+            times = self._times(network, place)
+            yield from with_ratios([{**row, **times.get(row["case"], {})} for row in found], RATIOS)
 
     def _bytes(self, network: StepNetwork, case: StepCase, place: Place) -> dict[str, Any]:
         row = {"network": network.name, "case": case.name, **case.published.row(), "input": _size(network.shape)}
         package = frameworks.load(place.framework)
         model = _model(network, case, place)
-        if case.processes > 1:
-            found = package.measure_in_processes(model, network.shape, case.processes, device=place.device, repeats=0)
+        how: dict[str, Any] = {"device": place.device}
+        if case.processes > 1:  # started once for bytes and times: processes take longer to start than steps
+            found = package.measure_in_processes(model, network.shape, case.processes, repeats=self.rounds, **how)
+            row |= {"seconds": found.step_seconds, "samples": 1, "timed_input": _size(network.shape)}
         else:
             if self.ntrial and case.flags.get("efficient"):
                 model.for_training(network.shape, self.ntrial)
-            found = package.measure_step(model, network.shape, device=place.device, repeats=0, execute=False)
+            found = package.measure_step(model, network.shape, repeats=0, execute=False, **how)
         return {**row, "saved_bytes": found.saved_bytes, "peak_bytes": found.peak_bytes, "dtype": found.dtype}
 
-    def _times(self, network: StepNetwork, place: Place) -> list[dict[str, Any]]:
-        assert network.timed_shape is not None
-        package = frameworks.load(place.framework)
-        models = [_model(network, case, place) for case in network.cases]
+    def _times(self, network: StepNetwork, place: Place) -> dict[str, dict[str, Any]]:
+        """Of the cases of one process, by name."""
+        shape, package = network.timed_shape, frameworks.load(place.framework)
+        if shape is None:
+            return {}
+        models = [(case, _model(network, case, place)) for case in network.cases if case.processes == 1]
         seconds: list[list[float]] = [[] for _ in models]
         for _ in range(self.rounds):
-            for case, model, taken in zip(network.cases, models, seconds, strict=True):
-                if case.processes == 1:
-                    report = package.measure_step(model, network.timed_shape, device=place.device, repeats=1)
-                    taken.append(report.step_seconds)
-        for case, model, taken in zip(network.cases, models, seconds, strict=True):
-            if case.processes > 1:  # started once: processes take longer to start than a step takes
-                report = package.measure_in_processes(
-                    model, network.timed_shape, case.processes, device=place.device, repeats=self.rounds
-                )
-                taken.append(report.step_seconds)
-        del models
-        gc.collect()
-        return [{"timed_input": _size(network.timed_shape), **percentiles(taken)} for taken in seconds]
+            for (_, model), taken in zip(models, seconds, strict=True):
+                taken.append(package.measure_step(model, shape, device=place.device, repeats=1).step_seconds)
+        return {
+            case.name: {"timed_input": _size(shape), **percentiles(taken)}
+            for (case, _), taken in zip(models, seconds, strict=True)
+        }
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, Any]:
