@@ -1,4 +1,4 @@
-"""The command `zoo` (or `python -m zoo`): list models, measure or plan one, look at what is installed."""
+"""The command `zoo` (or `python -m zoo`): list, measure or plan models, run a benchmark, see what is installed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 
 import zoo
 from zoo import flags
+from zoo.atomic_write import DiskFullError
 from zoo.broken_pipe import give_up_output
 from zoo.choices import unknown
+from zoo.options import TrainingError
 from zoo.policy import PolicyNotOfferedError, compared_flags
 from zoo.report import format_comparison, format_report
 
@@ -132,6 +134,30 @@ def plan_command(
     return DONE
 
 
+def bench_command(
+    table: str | None = None, *, quick: bool = False, out: str = "bench", device: str = "cpu", picture: bool = True
+) -> int:
+    """Measure a predecessor's table again, its published figures beside; without a table, list them.
+
+    Args:
+        table: its name, also without --table
+        quick: smaller sizes, for two cores and a minute or two
+        out: folder for the table as CSV, JSON and PNG
+        device: where to run it: cpu, cuda, cuda:1
+        picture: draw the PNG, which needs matplotlib
+    """
+    from zoo import bench
+    from zoo.bench.output import as_text
+
+    if table is None:
+        print(bench.list_text())
+        return DONE
+    say = lambda words: sys.stderr.write(f"measured {words}\n")  # noqa: E731
+    result, files = bench.run(bench.find(table), out, quick=quick, device=device, picture=picture, on_row=say)
+    print("\n".join([as_text(result), "", *(f"written {path}" for path in files)]))
+    return DONE
+
+
 def doctor_command() -> int:
     """Print what is installed, and run a training step of every framework that is."""
     from zoo.doctor import diagnose
@@ -142,7 +168,13 @@ def doctor_command() -> int:
 
 
 COMMANDS: Mapping[str, Callable[..., int]] = MappingProxyType(
-    {"list": list_command, "measure": measure_command, "plan": plan_command, "doctor": doctor_command}
+    {
+        "list": list_command,
+        "measure": measure_command,
+        "plan": plan_command,
+        "bench": bench_command,
+        "doctor": doctor_command,
+    }
 )
 DEFAULT_HELP: Mapping[str, str] = MappingProxyType(
     {
@@ -155,6 +187,7 @@ DEFAULT_HELP: Mapping[str, str] = MappingProxyType(
         "max_noise": "any",
         "save": "not saved",
         "pictures": "none are drawn",
+        "table": "none: all are listed",
     }
 )
 
@@ -184,6 +217,8 @@ def _run(words: list[str]) -> int:
         return command(**flags.parse(words[1:], flags.flags_of(command)))
     except (ValueError, TypeError, ImportError) as error:
         return _refuse(f"zoo {name}", str(error).removeprefix(f"{name}: "))
+    except (TrainingError, DiskFullError) as error:
+        return _refuse(f"zoo {name}", str(error), SOMETHING_BROKEN)
     except MemoryError as error:
         return _refuse(f"zoo {name}", str(error) or "out of memory", SOMETHING_BROKEN)
     except KeyboardInterrupt:
