@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LEFT_OUT = shutil.ignore_patterns(
-    ".git", ".venv", "runs", "data", "build", "dist", "site", "__pycache__", "*_cache", "*.egg-info"
-)
+NO_SOURCE = (".git", ".venv", "runs", "data", "build", "dist", "site", "__pycache__", "*_cache", "*.egg-info")
 
 
 def ignored(folder: str, names: list[str]) -> set[str]:
