@@ -16,6 +16,7 @@ from zoo import command, frameworks
 from zoo.atomic_write import atomic_write
 from zoo.data.text_data import Data, TextData
 from zoo.experiment import Experiment, complete, defaults_for_help, plan
+from zoo.folder_lock import hold
 from zoo.launch import Launch
 from zoo.measuring import measure_or_explain
 from zoo.options import TrainingOptions, TrainingResult
@@ -125,7 +126,8 @@ def demo(
     say_what_starts(experiment, images)
     if experiment.budget is not None:
         keep_within_budget(network, experiment, images)
-    result = framework_package.train(network, images, experiment.options)
+    with hold(save if Launch.from_environment().is_first else None):
+        result = framework_package.train(network, images, experiment.options)
     say_what_came(result)
     if not Launch.from_environment().is_first:
         return

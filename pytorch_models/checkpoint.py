@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
+from pytorch_models import torch_files
 from pytorch_models.compressed.session import compression_of
 from zoo.atomic_write import atomic_write
 from zoo.options import TrainingError
@@ -25,7 +25,7 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read what `save` wrote, with `weights_only=True`.
+    """Read what `save` wrote, without running code.
 
     Args:
         path: the file.
@@ -35,10 +35,9 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         TrainingError: no such file, or not a whole checkpoint.
     """
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = (str(error) or "it ends too early").splitlines()[0].partition(". ")[0]  # the rest is general advice
-        raise TrainingError(f"{path} cannot be read as a checkpoint: {reason}") from error
+        content = torch_files.read(path, device)
+    except (OSError, torch_files.DamagedFileError) as error:
+        raise TrainingError(f"{path} cannot be read as a checkpoint: {error}") from error
     if not isinstance(content, dict):
         raise TrainingError(f"{path} is not a checkpoint: it holds a {type(content).__name__}")
     return content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pytorch_models import torch_files
 from zoo import weights as canonical
 from zoo.weights import SUFFIX, WeightsError, strip_wrappers
 
@@ -154,12 +154,9 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 def _read_torch_file(path: Path) -> dict[str, Tensor]:
     """The state_dict in a file: the whole of it, or one of its entries."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = (str(error) or "it ends too early").splitlines()[0].partition(". ")[0]  # the rest is general advice
-        raise WeightsError(f"{path} cannot be read as weights: {reason}") from error
+        content = torch_files.read(path)
+    except torch_files.DamagedFileError as error:
+        raise WeightsError(f"{path} cannot be read as weights: {error}") from error
     for name in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]

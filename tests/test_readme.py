@@ -26,10 +26,10 @@ def run(arguments: list[str]) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("code", PYTHON_BLOCKS)
-def test_python_blocks_run(code: str) -> None:
+def test_python_blocks_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch", reason="the README's code uses PyTorch")
-    found = run(["-c", code])
-    assert found.returncode == 0, found.stderr
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {"__name__": "README"})
 
 
 @pytest.mark.parametrize("line", CHEAP)

@@ -158,6 +158,24 @@ def bench_command(
     return DONE
 
 
+def support_command(only: str | None = None, *, save: str | None = None) -> int:
+    """Print which family takes which flag in which framework, and why not, as docs/support.md holds it.
+
+    Args:
+        only: one framework
+        save: file to write it to, whole or not at all
+    """
+    from zoo.atomic_write import atomic_write
+    from zoo.support import page
+
+    text = page(only)
+    print(text, end="")
+    if save is not None:
+        with atomic_write(Path(save).expanduser()) as file:
+            file.write(text.encode())
+    return DONE
+
+
 def doctor_command() -> int:
     """Print what is installed, and run a training step of every framework that is."""
     from zoo.doctor import diagnose
@@ -173,12 +191,14 @@ COMMANDS: Mapping[str, Callable[..., int]] = MappingProxyType(
         "measure": measure_command,
         "plan": plan_command,
         "bench": bench_command,
+        "support": support_command,
         "doctor": doctor_command,
     }
 )
 DEFAULT_HELP: Mapping[str, str] = MappingProxyType(
     {
         "family": "all",
+        "only": "all frameworks",
         "model": "none: it is needed",
         "opt_memory": "not set",
         "compressed": "not set",

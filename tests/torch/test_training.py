@@ -155,28 +155,38 @@ def test_without_validation_images_the_last_epoch_counts(tmp_path: Path) -> None
     assert all(torch.equal(best[name], last["model"][name]) for name in best)
 
 
-def test_killed_at_any_moment_and_resumed_is_the_uninterrupted_run(finished: Path, tmp_path: Path) -> None:
-    folder, random = tmp_path / "killed", np.random.default_rng(0)
+def kill_and_resume(folder: Path, random: np.random.Generator, most: int) -> int:
+    """Train in processes of which at most so many are killed, until one ends well; how many were killed."""
     command = [sys.executable, str(Path(__file__).with_name("small_run.py")), str(folder)]
     kills = 0
-    for _ in range(4):
+    while True:
         process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         assert process.stdout.readline() == "starts\n"  # PyTorch is imported: from here on it is about the run
         time.sleep(float(random.uniform(0.05, 0.4)))
-        if process.poll() is None and kills < 2:
+        if process.poll() is None and kills < most:
             process.send_signal(signal.SIGKILL)
             kills += 1
         process.communicate()
         if process.returncode == 0:
-            break
+            return kills
         assert process.returncode == -signal.SIGKILL
-    assert kills > 0
-    assert metrics_without_clock(folder) == metrics_without_clock(finished)
-    assert_same_weights(folder, finished)
-    results = [json.loads((path / "result.json").read_text()) for path in (folder, finished)]
-    assert results[0] == results[1]
-    assert not list(folder.glob(".*"))
+
+
+@pytest.mark.parametrize("most", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_and_resumed_is_the_uninterrupted_run(finished: Path, tmp_path: Path, most: int) -> None:
+    random, kills = np.random.default_rng(0), 0
+    for attempt in range(1 + most // 4):  # a run is over after a few processes, however often it is killed
+        folder = tmp_path / f"killed{attempt}"
+        kills += kill_and_resume(folder, random, most - kills)
+        assert metrics_without_clock(folder) == metrics_without_clock(finished)
+        assert_same_weights(folder, finished)
+        results = [json.loads((path / "result.json").read_text()) for path in (folder, finished)]
+        assert results[0] == results[1]
+        assert not list(folder.glob(".*"))
+        if kills == most:
+            break
+    assert kills > most // 2
 
 
 def test_stopped_between_the_files_of_an_epoch(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
