@@ -71,7 +71,8 @@ class LSTM(ZooModel):
             dropout=float(drop_rate),
             bidirectional=bidirectional,
             efficient=efficient,
-            compressed=compressed,
+            # Its own codes: a scheme's hooks and layers would not see what a fused LSTM keeps.
+            compressed=compressed if self.policy.scheme is None else self.policy.scheme.bits,
         )
         self.classifier = nn.Linear(hidden_size * self.spec.directions, num_classes)
         self._initialise()

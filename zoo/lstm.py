@@ -20,6 +20,7 @@ from zoo.field_checks import (
     check_switch,
 )
 from zoo.policy import MemoryPolicy
+from zoo.schemes import FIXED
 
 READS = ("rows", "pixels", "tokens")
 MNIST_SIZE = 28  # pixels
@@ -101,10 +102,15 @@ class LSTMConfig:
         """Pass what this family is built with.
 
         Raises:
-            ValueError: a level of `opt_memory`, or keep_bottleneck, which an LSTM has none of.
+            ValueError: a level of `opt_memory`, or keep_bottleneck, which an LSTM has none of; a scheme of AC-GC's.
         """
         policy.refuse_levels("LSTM")
         policy.refuse_adaptive("LSTM")
+        if policy.scheme is not None and policy.scheme.way == FIXED:
+            raise ValueError(
+                f"compressed={policy.compressed!r}: AC-GC's schemes know convolutions, linear layers and norms, "
+                "not what an LSTM keeps: give 1, 2, 4, 8, L3, gact:4 or fixed:2 to fixed:16"
+            )
         if policy.keep_bottleneck:
             raise ValueError("keep_bottleneck=True: an LSTM has no bottlenecks; give efficient=True alone")
 

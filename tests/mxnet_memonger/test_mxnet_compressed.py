@@ -160,7 +160,7 @@ def test_training_with_codes_learns() -> None:
     assert mxnet_memonger.train(model, small_data(), options()).test_accuracy > 0.9
 
 
-@pytest.mark.parametrize("wrong", ["3", "zero:4", "fixed:1"])
+@pytest.mark.parametrize("wrong", ["3", "zero:4", "fixed:1", "L3", "gact:4"])
 def test_codecs_that_do_not_suit_are_named(wrong: str) -> None:
     with pytest.raises(ValueError, match=r"compressed|codec"):
         ResNet(layers=(1,), width=8, compressed=wrong)

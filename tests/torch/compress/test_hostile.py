@@ -178,3 +178,17 @@ def test_unbatched_and_lone_values(scheme: str) -> None:
             one(torch.ones(shape)).sum().backward()
         for a, b in zip(layer.parameters(), model.parameters(), strict=True):
             assert (a.grad - b.grad).abs().max() <= 0.6 * a.grad.abs().max() + 1e-6
+
+
+@pytest.mark.parametrize("scheme", ["L3", "gact:4"])
+def test_the_zoos_lstm_takes_schemes_by_its_own_codes(scheme: str) -> None:
+    sizes, outputs = [], []
+    for compressed in (None, scheme):
+        torch.manual_seed(0)
+        model = pytorch_models.LSTM(input_size=28, hidden_size=32, compressed=compressed)
+        outputs.append(model(torch.ones(4, 28, 28)))
+        sizes.append(pytorch_models.measure_step(model, (4, 28, 28), repeats=0).saved_bytes)
+    assert torch.equal(*outputs)
+    assert sizes[1] < sizes[0] / 8
+    with pytest.raises(ValueError, match="not what an LSTM keeps: give"):
+        pytorch_models.LSTM(compressed="autoquantz")

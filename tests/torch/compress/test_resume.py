@@ -161,3 +161,22 @@ def test_the_training_command_killed_and_resumed(scheme: str, tmp_path: Path) ->
     assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
     one, two = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("whole", "killed"))
     assert all(torch.equal(one["model"][key], two["model"][key]) for key in one["model"])
+
+
+@pytest.mark.slow
+def test_two_processes_killed_and_resumed_go_on_each_from_its_own(tmp_path: Path) -> None:
+    def launch(name: str, *more: str) -> int:
+        program = str(Path(__file__).with_name("compressed_launch.py"))
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", program]
+        return subprocess.run([*command, str(tmp_path / name), *more], cwd=ROOT, capture_output=True).returncode
+
+    assert launch("whole") == 0
+    assert launch("killed", "dies") != 0
+    assert len(metrics(tmp_path / "killed")) == 1
+    assert launch("killed") == 0
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+    states = [torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("whole", "killed")]
+    assert [len(state["compression"]) for state in states] == [2, 2]
+    assert all(torch.equal(states[0]["model"][key], states[1]["model"][key]) for key in states[0]["model"])
+    costs = [one["layers"]["body.0"]["_cost"] for one in states[0]["compression"]]
+    assert not torch.equal(*costs), "each process learns from its own batches"
