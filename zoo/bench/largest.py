@@ -20,7 +20,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("network", "network"),
     Column("case", "kept"),
     Column("published", "published"),
-    Column("published_growth", "its growth", "ratio"),
+    Column("published_growth", "published growth", "ratio"),
     Column("largest", "largest", "count"),
     Column("growth", "of plain", "ratio"),
     Column("bytes", "needs MiB", "mib"),
