@@ -127,7 +127,7 @@ def _largest(model: str, batch: int, pixels: int, layers: tuple[int, ...], memor
 
 def _acgc(whole: bool) -> TrainingWork:
     cases = tuple(
-        case(name, said, **({} if name == "baseline" else {"compressed": name}))
+        case(name, said) if name == "baseline" else case(name, said, compressed=name)
         for name, said in published.ACGC.items()
     )
     if whole:
@@ -194,7 +194,8 @@ def _benches() -> Mapping[str, Bench]:
             (
                 "published MB are MXNet 1.9.1's own plan for the original's example networks with its search; measured "
                 "peaks are of this zoo's networks, and the parameters' gradients are in them",
-                "the quick form takes the best plan that search_plan finds without its search (ntrial 0)",
+                "the quick form takes the best plan that search_plan finds without its search (ntrial 0); plans get better "
+                "with the time they are given, and a busy machine gives less",
             ),
         ),
         Bench(
