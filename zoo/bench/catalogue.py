@@ -194,8 +194,8 @@ def _benches() -> Mapping[str, Bench]:
             (
                 "published MB are MXNet 1.9.1's own plan for the original's example networks with its search; measured "
                 "peaks are of this zoo's networks, and the parameters' gradients are in them",
-                "the quick form takes the best plan that search_plan finds without its search (ntrial 0); plans get better "
-                "with the time they are given, and a busy machine gives less",
+                "the quick form takes the best plan that search_plan finds without its search (ntrial 0); plans get "
+                "better with the time they are given, and a busy machine gives less",
             ),
         ),
         Bench(
