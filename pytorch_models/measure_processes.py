@@ -66,6 +66,10 @@ def measure_in_processes(
             f"measure_in_processes: a batch of {shape[0]} is not shared out equally over {processes} processes: "
             "give 2 processes or more, and a multiple of them as the batch"
         )
+    if device.startswith("cuda") and (there := torch.cuda.device_count()) < processes:
+        raise ValueError(
+            f"measure_in_processes: {processes} processes need a GPU each, and there are {there}: give device='cpu'"
+        )
     with tempfile.TemporaryDirectory(prefix="zoo-measure-") as exchange:
         share = (shape[0] // processes, *shape[1:])
         # A model in shared memory would be one for all processes.

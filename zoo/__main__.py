@@ -152,7 +152,10 @@ def bench_command(
     if table is None:
         print(bench.list_text())
         return DONE
-    say = lambda words: sys.stderr.write(f"measured {words}\n")  # noqa: E731
+
+    def say(words: str) -> None:
+        sys.stderr.write(f"measured {words}\n")
+
     result, files = bench.run(bench.find(table), out, quick=quick, device=device, picture=picture, on_row=say)
     print("\n".join([as_text(result), "", *(f"written {path}" for path in files)]))
     return DONE

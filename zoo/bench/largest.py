@@ -20,7 +20,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("network", "network"),
     Column("case", "kept"),
     Column("published", "published"),
-    Column("published_growth", "its growth", "ratio"),
+    Column("published_growth", "published growth", "ratio"),
     Column("largest", "largest", "count"),
     Column("growth", "of plain", "ratio"),
     Column("bytes", "needs MiB", "mib"),
@@ -176,14 +176,14 @@ def largest_that_fits(needs: Callable[[int], int], limit: int, least: int = 1) -
             best = guess
         else:
             over = guess
-        if over == best + 1:
-            return best, known[best], known[over]
         if best >= MOST:
             raise ValueError(f"largest_that_fits: {MOST} fit {limit:,} bytes: bytes do not grow with what grows")
+        if over == best + 1:
+            return best, known[best], known[over]
         ends = [best, over if over in known else max(size for size in known if size < best)]
         # Where a constant part weighs most, the law is too bold: then steps of eight, or halves of what is left.
         middle, bold = (math.isqrt(best * over), over - 1) if over in known else (4 * best, 8 * best)
-        guess = middle if tried % 4 == 3 else _by_power_law(known, ends, limit)
+        guess = middle if tried % 3 == 2 else _by_power_law(known, ends, limit)
         guess = min(max(guess, best + 1), bold)
     raise ValueError(f"largest_that_fits: no answer after {PATIENCE} measurements: bytes do not grow with what grows")
 

@@ -17,9 +17,9 @@ COLUMNS: tuple[Column, ...] = (
     Column("network", "network"),
     Column("case", "kept"),
     Column("published", "published"),
-    Column("published_mb_ratio", "its memory, of plain", "ratio"),
-    Column("published_saved_ratio", "its saved, of plain", "ratio"),
-    Column("published_time_ratio", "its time, of plain", "ratio"),
+    Column("published_mb_ratio", "published memory", "ratio"),
+    Column("published_saved_ratio", "published saved", "ratio"),
+    Column("published_time_ratio", "published time", "ratio"),
     Column("saved_bytes", "saved MiB", "mib"),
     Column("saved_ratio", "of plain", "ratio"),
     Column("peak_bytes", "peak MiB", "mib"),
@@ -116,9 +116,10 @@ class StepWork:
         for network in self.networks:
             timed = f"; times with {_size(network.timed_shape)}" if network.timed_shape else "; no times"
             found[network.name] = f"bytes of a step with input {_size(network.shape)}{timed}"
-        rounds = f"median, 10th and 90th percentile of {self.rounds} steps in turns, each after a warm-up"
+        if any(network.timed_shape for network in self.networks):
+            found["times"] = f"median, 10th and 90th percentile of {self.rounds} steps in turns, each after a warm-up"
         searched = {"search": f"memonger's, ntrial {self.ntrial}"} if self.ntrial else {}
-        return {**found, "times": rounds, **searched, "seed": str(SEED)}
+        return {**found, **searched, "seed": str(SEED)}
 
     def rows(self, place: Place) -> Iterator[Row]:
         """Network by network; ratios are to its first case."""

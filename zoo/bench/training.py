@@ -22,9 +22,9 @@ from zoo.run_folder import holds_run
 
 COLUMNS: tuple[Column, ...] = (
     Column("case", "scheme"),
-    Column("published_accuracy", "its accuracy %", "percent"),
-    Column("published_points", "its points", "points"),
-    Column("published_bits", "its bits", "bits"),
+    Column("published_accuracy", "published %", "percent"),
+    Column("published_points", "published points", "points"),
+    Column("published_bits", "published bits", "bits"),
     Column("accuracy", "accuracy %", "percent"),
     Column("accuracy_lowest", "lowest", "percent"),
     Column("accuracy_highest", "highest", "percent"),
