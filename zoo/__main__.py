@@ -12,6 +12,7 @@ import zoo
 from zoo import flags
 from zoo.broken_pipe import give_up_output
 from zoo.choices import unknown
+from zoo.measuring import image_shape_for
 from zoo.policy import compared_flags
 from zoo.report import format_comparison, format_report
 
@@ -110,7 +111,7 @@ def plan_command(
     from zoo.planning import study
 
     built = zoo.create_model(model, framework)
-    shape = zoo.image_shape_for(built, image_size, batch_size)
+    shape = image_shape_for(built, image_size, batch_size)
     words = tuple(word.strip() for word in allow.split(",") if word.strip())
     asked: dict[str, Any] = {"allow": words, "max_noise": max_noise, "times": times, "framework": framework}
     found = study(built, shape, budget=budget, **asked)
