@@ -121,7 +121,8 @@ def demo(
     with command.expected_errors(command.USAGE):
         framework_package.check_device(device, amp)
     framework_package.set_seed(seed)
-    network = framework_package.build_model(experiment.config, experiment.policy)
+    with command.expected_errors(command.USAGE):  # flags that the framework does not offer
+        network = framework_package.build_model(experiment.config, experiment.policy)
     say_what_starts(experiment, images)
     if experiment.budget is not None:
         keep_within_budget(network, experiment, images)
