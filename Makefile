@@ -3,7 +3,7 @@
 # Tests are many small torch calls: two processes of one thread each keep two cores busier than one process of
 # two threads, and processes that each start a thread per core would slow one another down.
 WORKERS ?= 2
-PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(WORKERS)
+PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: help demo test test-quick test-full lint bench clean environment environment-demo
 

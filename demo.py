@@ -20,7 +20,7 @@ from zoo.folder_lock import hold
 from zoo.launch import Launch
 from zoo.measuring import measure_or_explain
 from zoo.options import TrainingOptions, TrainingResult
-from zoo.policy import MemoryPolicy, compared_flags
+from zoo.policy import MemoryPolicy, PolicyNotOfferedError, compared_flags
 from zoo.progress import count
 from zoo.report import MemoryReport, format_comparison, plot_training
 from zoo.run_folder import METRICS, read_result
@@ -75,7 +75,7 @@ def demo(
     Args:
         data: cifar10, cifar100, svhn, mnist5k, digits, seq-mnist, synthetic, text, text:<file>, or a CIFAR-10 folder
         save: folder for checkpoints, metrics.csv, config.json and a picture of loss and memory
-        framework: torch
+        framework: torch, tensorflow or mxnet
         model: densenet (of the shape below), lstm, or a published one such as resnet56 (python -m zoo list)
         depth: layers: 6n+4 with bottlenecks, 3n+4 without
         growth_rate: channels every layer adds
@@ -228,7 +228,7 @@ def compare_memory(package: ModuleType, experiment: Experiment, images: Data, de
         try:
             model = package.build_model(experiment.config, policy)
             reports.append(measure_or_explain(package, model, shape, device))
-        except MemoryError as error:
+        except (MemoryError, PolicyNotOfferedError) as error:
             print(f"memory  {policy} is not in the comparison: {error}")
     if reports:
         table = f"memory  of one training step of {count(batch, 'image')} ({device}):\n{format_comparison(reports)}\n"

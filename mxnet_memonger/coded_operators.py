@@ -55,7 +55,8 @@ def normalised_gradient(
     d_bias, d_weight = kernels.norm_backward(
         rows(d_out), zhat, zeros, ones, scale, zeros, target=target, accumulate=False, activation=activation, mask=mask
     )
-    count = zhat.size // len(scale)
+    # float32: by a Python integer beyond 65535, NumPy 1 divides in float64, which the kernels refuse.
+    count = np.float32(zhat.size // len(scale))
     kernels.subtract_norm_terms(target, zhat, zeros, scale * d_bias / count, scale * d_weight / count)
     return target, d_weight, d_bias
 

@@ -18,12 +18,13 @@ from typing import Any
 
 from mxnet_memonger.binding import MIB, Binder, allocated_mib
 from mxnet_memonger.costs import open_costs, worker_setting
+from mxnet_memonger.ledger import Point
 from mxnet_memonger.mirror_plan import PlanSpace
 from mxnet_memonger.plan_info import PlanInfo, PlanPoint
 from mxnet_memonger.planning import CutGraph
 from mxnet_memonger.rewrites import flat_concat
 from mxnet_memonger.saving import mirror
-from mxnet_memonger.search import Point, Rank, Search
+from mxnet_memonger.search import Rank, Search, Unplanned, within_work
 from mxnet_memonger.shapes import infer
 from mxnet_memonger.symbol_graph import SymbolGraph, backward_reads
 from zoo.planner import InfeasibleBudgetError
@@ -40,7 +41,7 @@ __all__ = [
     "search_plan",
 ]
 
-SECONDS_A_TRIAL = 8.0
+WORK_A_TRIAL = 40_000  # operators bound: three or four seconds; as much time goes into replaying
 _log = logging.getLogger(__name__)
 
 
@@ -105,18 +106,24 @@ def search_plan(
     _check_settings(ntrial, bytes_per_flop, most_recomputed, workers)
     if limit is not None and most_recomputed is not None:
         raise ValueError("search_plan: budget and most_recomputed limit one another: give one of them")
-    with _open_search(_Task("search_plan", sym, type_dict, input_shapes, copies, workers, seed, ntrial)) as search:
-        search.propose(brief=ntrial == 0)
+    with _open_search(_Task("search_plan", sym, type_dict, input_shapes, copies, workers, seed, ntrial)) as (
+        search,
+        opened,
+    ):
         rank = _rank(search.space, limit, most_recomputed, bytes_per_flop)
-        best = search.best(rank) if ntrial else min(search.points.values(), key=rank)
+        best = search.first(rank, brief=ntrial == 0)
+        if ntrial:
+            best = search.best(rank, return_info)
         if limit is not None and best.bytes > limit:
             raise InfeasibleBudgetError(limit, best.bytes)
-        before = _cost_of_marks(search.space, sym, search.binder)
+        before = opened.cost_of_marks()
         info = PlanInfo(
             before_bytes=before,
             chosen=PlanPoint.of(search.space, best),
-            frontier=tuple(PlanPoint.of(search.space, point) for point in search.frontier()) if return_info else (),
-            bound=len(search.points),
+            frontier=tuple(PlanPoint.of(search.space, point) for point in search.bound.frontier())
+            if return_info
+            else (),
+            bound=len(search.bound.points),
             seconds=time.monotonic() - started,
         )
     _log.info("search_plan: %s", info)
@@ -141,20 +148,19 @@ def make_mirror_plan(
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not threshold >= 0:
         raise ValueError(f"make_mirror_plan: threshold must be megabytes of at least 0, not {threshold!r}")
     type_dict = input_shapes.pop("type_dict", None)
-    with _open_search(_Task("make_mirror_plan", sym, type_dict, input_shapes, workers=0)) as search:
-        space, cuts = search.space, search.cut_graph
-        nodes = space.graph.nodes
-        kept: set[int] = set()
-        local = largest = saved = 0
-        for gap, cut in zip(cuts.gaps, (*cuts.cuts, frozenset[int]()), strict=True):
-            local += sum(nodes[index].output_bytes for index in gap | cut)
-            if cut and local > threshold * MIB:
-                kept |= cut
-                saved += sum(nodes[index].output_bytes for index in cut)
-                largest, local = max(largest, local), 0
-        if plan_info is not None:
-            plan_info["max_size"], plan_info["save_size"] = max(largest, local), saved
-        return space.symbol(space.keeping(frozenset(kept)))
+    space = _Opened.of(_Task("make_mirror_plan", sym, type_dict, input_shapes)).space
+    cuts, nodes = CutGraph.of(space), space.graph.nodes
+    kept: set[int] = set()
+    local = largest = saved = 0
+    for gap, cut in zip(cuts.gaps, (*cuts.cuts, frozenset[int]()), strict=True):
+        local += sum(nodes[index].output_bytes for index in gap | cut)
+        if cut and local > threshold * MIB:
+            kept |= cut
+            saved += sum(nodes[index].output_bytes for index in cut)
+            largest, local = max(largest, local), 0
+    if plan_info is not None:
+        plan_info["max_size"], plan_info["save_size"] = max(largest, local), saved
+    return space.symbol(space.keeping(frozenset(kept)))
 
 
 def get_cost(sym: Any, type_dict: Any = None, **input_shapes: Any) -> int:
@@ -202,23 +208,39 @@ class _Task:
     ntrial: int = 1
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """A task's network, read and bound once."""
+
+    binder: Binder
+    space: PlanSpace
+    unplanned: Unplanned
+    setting: dict[str, Any]
+
+    @classmethod
+    def of(cls, task: _Task) -> _Opened:
+        bound = infer(task.sym, task.type_dict, task.shapes, task.caller)
+        marked = SymbolGraph.of(task.sym)
+        unmarked = marked.with_mirrored(())
+        binder = Binder(unmarked, task.type_dict, bound)
+        graph = SymbolGraph.of(unmarked, bound.given)
+        text = binder.debug_text(unmarked)
+        space = PlanSpace(graph, backward_reads(graph, text), task.copies)
+        setting = worker_setting(unmarked, task.type_dict, bound.given)
+        return cls(binder, space, Unplanned(text, marked.mirrored()), setting)
+
+    def cost_of_marks(self) -> int:
+        """Of the network as it came."""
+        return self.binder.cost_bytes(self.space.graph.with_mirrored(self.unplanned.marked))
+
+
 @contextmanager
-def _open_search(task: _Task) -> Iterator[Search]:
+def _open_search(task: _Task) -> Iterator[tuple[Search, _Opened]]:
     """Everything a search needs, ready to bind."""
-    deadline = time.monotonic() + SECONDS_A_TRIAL * max(task.ntrial, 1)
-    bound = infer(task.sym, task.type_dict, task.shapes, task.caller)
-    unmarked = SymbolGraph.of(task.sym).with_mirrored(())
-    binder = Binder(unmarked, task.type_dict, bound)
-    graph = SymbolGraph.of(unmarked, bound.given)
-    space = PlanSpace(graph, backward_reads(graph, binder.debug_text(unmarked)), task.copies)
-    setting = worker_setting(unmarked, task.type_dict, bound.given)
-    with open_costs(space, binder, setting, task.workers) as costs:
-        yield Search(space, CutGraph.of(space), costs, binder, deadline, task.seed)
-
-
-def _cost_of_marks(space: PlanSpace, sym: Any, binder: Binder) -> int:
-    marked = SymbolGraph.of(sym).mirrored()
-    return binder.cost_bytes(space.graph.with_mirrored(marked))
+    opened = _Opened.of(task)
+    with open_costs(opened.space, opened.binder, opened.setting, task.workers) as costs:
+        work = WORK_A_TRIAL * max(task.ntrial, 1)
+        yield Search.of(opened.space, costs, opened.unplanned, work, task.seed), opened
 
 
 def _rank(space: PlanSpace, limit: int | None, most_recomputed: float | None, bytes_per_flop: float) -> Rank:
@@ -226,7 +248,7 @@ def _rank(space: PlanSpace, limit: int | None, most_recomputed: float | None, by
         return lambda point: (point.bytes + bytes_per_flop * point.flops, point.flops)
     if limit is None:
         most = (most_recomputed or 0.0) * space.graph.recomputed_flops(space.operators)
-        return lambda point: (max(0.0, point.flops - most), point.bytes, point.flops)
+        return within_work(most)
 
     def within(point: Point) -> tuple[float, ...]:
         over = max(0, point.bytes - limit)

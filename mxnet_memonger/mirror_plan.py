@@ -15,6 +15,14 @@ COPY = "_copy"  # MXNet's name for identity; its backward reads nothing, and it 
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What a plan is changed by: nodes whose outputs are kept, and nodes kept as they would be without a plan."""
+
+    outputs: frozenset[int]
+    whole: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
 class MirrorPlan:
     """What is kept between the passes; whatever is not, and may run twice, is run again.
 

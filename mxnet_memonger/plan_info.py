@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mxnet_memonger.binding import MIB
+from mxnet_memonger.ledger import Point
 from mxnet_memonger.mirror_plan import MirrorPlan, PlanSpace
-from mxnet_memonger.search import Point
 
 
 @dataclass(frozen=True)

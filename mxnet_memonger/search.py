@@ -1,283 +1,197 @@
-"""The search for a plan: zoo's planner proposes cuts, then single changes are tried on the cost that MXNet counts."""
+"""The search for a plan: from several starts, single changes are tried on a replay of MXNet's planner, then on itself.
+
+What is found depends on the network and the settings alone: a search ends after so much work, not after so much time,
+and it does not matter how many processes share that work.
+"""
 
 from __future__ import annotations
 
-import itertools
+import math
 import random
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from mxnet_memonger.binding import Binder
-from mxnet_memonger.costs import Costs
-from mxnet_memonger.mirror_plan import MirrorPlan, PlanSpace
-from mxnet_memonger.operators import is_matrix_work
+from mxnet_memonger.changes import Change, single_changes
+from mxnet_memonger.costs import Costs, ReplayedCosts
+from mxnet_memonger.ledger import Ledger, Point
+from mxnet_memonger.mirror_plan import Choice, PlanSpace
 from mxnet_memonger.planning import CutGraph
-from zoo.planner import CutSolver
+from mxnet_memonger.replay import Replay
+from mxnet_memonger.starts import is_large, stages, starts
 
-SMALLEST_SHARE = 2000  # nodes with less than a two-thousandth of all bytes are not tried one by one
-MOST_SINGLE_NODES = 1200
-MOST_PROPOSALS = 24  # of the planner's plans that are bound before single changes
-PILES = (4, 6, 9, 13, 20, 30, 45, 10**9)  # into how many parts a network's outputs are divided
-STAGES_APART = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
-NEARBY = 3  # how far a kept node is shifted, in nodes that may be kept
-KICKS, KICK_CHANGES = 2, 4
-TRIAL_SHARE = 1 / 8
+CLIMBS, TRIAL_SHARE = 3, 1 / 10  # of the best starts, that are tried first; of the work for each
+LAST_SHARE = 0.75  # of what is left, for annealing from what then is best
+KICK_CHANGES = 4
+MOST_KICKS = 8  # in a row without a gain
+HOTTEST, COLDEST = 0.003, 0.0002  # worsenings by this share are taken in e out of one cases, at first and at last
+CHANGES_AT_ONCE = 30  # before the changes to choose from are thought of anew
 ENOUGH = 0.0005  # a round of changes that gains less than this share is the last
-T = TypeVar("T")
-Rank = Callable[["Point"], tuple[float, ...]]
+BOUND_STARTS, BOUND_DRAFTS, BOUND_FRONTIER = 8, 12, 40  # of what was replayed, how many are bound
+REPLAYS = 60  # times as much work may be replayed as may be bound, in about the same time
+WITHOUT_REPLAYS = 4  # times the work, where nothing is replayed
+FRONTIER_PART = 16  # of that work is for each point of the frontier
+SHARES = (0.1, 0.25, 0.5, 0.7)  # of a forward pass done again, for which the frontier is searched
+Rank = Callable[[Point], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What a plan is changed by: nodes whose outputs are kept, and nodes kept as they would be without a plan."""
+class Unplanned:
+    """What the network without a plan tells: its executor's debug text, and the nodes that were marked when it came."""
 
-    outputs: frozenset[int]
-    whole: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True)
-class Point:
-    """A plan that was bound: what MXNet allocates for it, and the work done again."""
-
-    choice: Choice
-    plan: MirrorPlan
-    bytes: int
-    flops: int
+    debug_text: str
+    marked: frozenset[int]
 
 
 @dataclass
 class Search:
-    """Everything that was bound so far for one network, and the means to bind more.
+    """The means to find plans of one network.
 
     Args:
         space: the network.
         cut_graph: where it can be cut.
-        costs: binds plans.
-        binder: of the network in this process.
-        deadline: of `time.monotonic()`, after which nothing new is tried.
+        bound: plans that were bound.
+        drafts: plans that were replayed.
+        frontier_work: of replaying, for each point of the frontier that is searched.
+        as_it_came: the network with the marks that it had, than which nothing worse is to be found.
         seed: of the order in which changes are tried.
     """
 
     space: PlanSpace
     cut_graph: CutGraph
-    costs: Costs
-    binder: Binder
-    deadline: float
+    bound: Ledger
+    drafts: Ledger
+    frontier_work: int
+    as_it_came: Choice
     seed: int = 0
-    points: dict[MirrorPlan, Point] = field(default_factory=dict)
 
-    @property
-    def is_over(self) -> bool:
-        """Whether the time is up."""
-        return time.monotonic() >= self.deadline
+    @classmethod
+    def of(cls, space: PlanSpace, costs: Costs, unplanned: Unplanned, work: int, seed: int) -> Search:
+        """With nothing tried yet; `work` is of binding, in operators.
 
-    def bind(self, choices: Iterable[Choice]) -> list[Point]:
-        """Points of these choices; those already known are not bound again."""
-        chosen = [(choice, self.space.keeping(choice.outputs, choice.whole)) for choice in choices]
-        new = list(dict.fromkeys(plan for _, plan in chosen if plan not in self.points))
-        known = {plan: choice for choice, plan in chosen}
-        for plan, size in zip(new, self.costs.many(new), strict=True):
-            self.points[plan] = Point(known[plan], plan, size, self.space.flops(plan))
-        return [self.points[plan] for _, plan in chosen]
-
-    def propose(self, brief: bool = False) -> None:
-        """Bind where to start from: the unplanned network, the planner's plans, every cut kept, every cheap node.
-
-        Of a recurrent network also plans that keep the states of every so many time steps; if `brief`, those alone.
+        Recurrent networks are not replayed: how their many small sums are ordered is not foreseen well.
         """
-        cuts, space = self.cut_graph, self.space
-        everything = Choice(frozenset(), frozenset(space.operators))
-        stages = list(self._stages())
-        if stages:
-            for some in _batches([everything, *stages], max(4, self.costs.batch)):
-                self.bind(some)
-                if self.is_over:
-                    return
-            if brief:
-                return
-        every_cut = frozenset[int]().union(*cuts.cuts)
-        starts = [everything, Choice(every_cut), Choice(frozenset(self._free_to_keep())), *self._piles()]
-        for chain in cuts.chains if cuts.cuts else ():
-            found = CutSolver(chain).frontier()
-            step = max(1, len(found) // MOST_PROPOSALS)
-            for plan in found[:: step if self.costs_much else 1]:
-                mirror_plan = cuts.plan(plan)
-                whole = frozenset[int]().union(*(cuts.gaps[gap] for gap in plan.whole)) & mirror_plan.kept
-                starts.append(Choice((mirror_plan.kept | mirror_plan.copied) - whole, whole))
-        for some in _batches(starts, max(4, self.costs.batch)):
-            self.bind(some)
-            if self.is_over:
-                return
+        cuts, came = CutGraph.of(space), Choice(frozenset(), frozenset(space.operators) - unplanned.marked)
+        if is_large(space) or any(stages(space)):
+            bound = Ledger(space, costs, space.flops, WITHOUT_REPLAYS * work)
+            return cls(space, cuts, bound, bound, 0, came, seed)
+        replay = Replay(space, unplanned.debug_text)
+        bound = Ledger(space, costs, replay.flops_of, work)
+        drafts = Ledger(space, ReplayedCosts(replay), replay.flops_of, REPLAYS * work)
+        return cls(space, cuts, bound, drafts, drafts.work // FRONTIER_PART, came, seed)
 
-    @property
-    def costs_much(self) -> bool:
-        """Whether the network is so large that only a few dozen plans can be bound."""
-        return len(self.space.operators) > 4 * MOST_SINGLE_NODES
+    def first(self, rank: Rank, brief: bool) -> Point:
+        """The best place to start from, bound: of `starts.starts`, all are replayed, and the best of them bound."""
+        half = self.drafts.work // 2
+        for choice in self.drafts.in_turn(starts(self.space, self.cut_graph, brief)):
+            self.drafts.point(choice)
+            if self.drafts.work < half and not brief:
+                break
+        return self._bind_best(rank, BOUND_STARTS)
 
-    def _piles(self) -> Iterator[Choice]:
-        """Keep a node whenever so much has piled up since the last, of the user's marked ones, or of the cheap ones.
+    def best(self, rank: Rank, frontier: bool) -> Point:
+        """The best plan; with a frontier, also what is best for less and less work."""
+        self._climb_all(self.drafts, rank)
+        if frontier and self.drafts is not self.bound:
+            self._search_frontier()
+            found = self.drafts.frontier()
+            for place in range(0, len(found), max(1, len(found) // BOUND_FRONTIER)):
+                self.bound.point(found[place].choice)
+        self._bind_best(rank, BOUND_DRAFTS)
+        return self._climb_on(self.bound, min(self.bound.points.values(), key=rank), rank)
 
-        The rule of Chen et al. 2016 (arXiv:1604.06174, algorithm 3): where it does well, no search does worse.
-        """
-        nodes, space = self.space.graph.nodes, self.space
-        marked = frozenset(index for index in space.operators if nodes[index].stage is not None)
-        cheap = frozenset(i for i in space.operators if i not in space.fixed and not space.holds_inputs(i))
-        total = sum(nodes[index].output_bytes for index in space.operators)
-        for family in (marked, cheap) if not self.costs_much else ():
-            for parts in PILES if family else ():
-                kept, local = set[int](), 0
-                for index in space.operators:
-                    local += nodes[index].output_bytes
-                    if index in family and local * parts > total:
-                        kept.add(index)
-                        local = 0
-                yield Choice(frozenset(kept))
+    def _bind_best(self, rank: Rank, count: int) -> Point:
+        ranked = sorted(self.drafts.points.values(), key=rank)[:count]
+        unplanned = Choice(frozenset(), frozenset(self.space.operators))
+        choices = [*(point.choice for point in ranked), self.as_it_came, unplanned]
+        points = [self.bound.point(choice) for choice in self.bound.in_turn(choices)]
+        return min(points, key=rank)
 
-    def _stages(self) -> Iterator[Choice]:
-        """Keep every so-manieth of the stages that the user has numbered, and each value marked as its own stage."""
-        numbered: dict[str, dict[str, set[int]]] = {}
-        alone = set[int]()
-        for index in self.space.operators:
-            stage = self.space.graph.nodes[index].stage
-            series, _, number = (stage or "").rpartition(".")
-            if number.isdecimal():
-                numbered.setdefault(series, {}).setdefault(number, set()).add(index)
-            elif stage is not None:
-                alone.add(index)
-        longest = max(map(len, numbered.values()), default=0)
-        for apart in (apart for apart in STAGES_APART if apart <= longest / 2 or apart == 1 <= longest):
-            chosen = [list(series.values())[apart - 1 :: apart] for series in numbered.values()]
-            yield Choice(frozenset(alone).union(*itertools.chain.from_iterable(chosen)))
+    def _climb_all(self, ledger: Ledger, rank: Rank) -> Point:
+        """Anneal from each of the best starts for a while, then from what is best."""
+        ranked = sorted(ledger.points.values(), key=rank)[:CLIMBS]
+        share = int(ledger.work * TRIAL_SHARE)
+        for start in ranked:
+            if not ledger.is_over:
+                self.anneal(ledger, start, rank, share)
+        self.anneal(ledger, min(ledger.points.values(), key=rank), rank, int(ledger.work * LAST_SHARE))
+        return self._climb_on(ledger, min(ledger.points.values(), key=rank), rank)
 
-    def _free_to_keep(self) -> Iterator[int]:
-        """Sums and concatenations: kept, they hold nothing beside their outputs."""
-        nodes = self.space.graph.nodes
-        for index in self.space.operators:
-            if not self.space.reads[index] and len(nodes[index].inputs) > 1 and not is_matrix_work(nodes[index].op):
-                yield index
-
-    def best(self, rank: Rank) -> Point:
-        """The best point after climbing from every cut, from the cheap nodes, and from the best start.
-
-        Each gets an eighth of the time, what then is best the rest. Where that ends before its time, a few random
-        changes at once lead away from it, and the climb starts anew, until that fails twice.
-        """
-        free = Choice(frozenset(self._free_to_keep()))
-        every_cut = Choice(frozenset[int]().union(*self.cut_graph.cuts))
-        starts = dict.fromkeys([every_cut, free, min(self.points.values(), key=rank).choice])
-        found = self.bind(starts) if not self.is_over else []
-        share = (self.deadline - time.monotonic()) * TRIAL_SHARE
-        for start in found:
-            self.climb(start, rank, time.monotonic() + share)
-        best = self.climb(min(self.points.values(), key=rank), rank, self.deadline)
-        kicks, order = 0, random.Random(self.seed)
-        while kicks < KICKS and not self.is_over:
+    def _climb_on(self, ledger: Ledger, start: Point, rank: Rank) -> Point:
+        """Climb; where that ends, lead away by a few random changes at once, until that fails some times in a row."""
+        best = self.climb(ledger, start, rank, ledger.work)
+        order, kicks = random.Random(self.seed), 0
+        while kicks < MOST_KICKS and not ledger.is_over:
             choice = best.choice
             for change in self._changes(best, order)[:KICK_CHANGES]:
                 choice = change(choice)
-            kicked = self.climb(self.bind([choice])[0], rank, self.deadline)
+            kicked = self.climb(ledger, ledger.point(choice), rank, ledger.work)
             kicks = 0 if rank(kicked) < rank(best) else kicks + 1
             best = min(best, kicked, key=rank)
         return best
 
-    def climb(self, start: Point, rank: Rank, deadline: float) -> Point:
-        """Change one thing at a time, as long as it improves the rank (less is better) and there is time."""
-        best, order = start, random.Random(self.seed)
-        while time.monotonic() < deadline:
+    def _search_frontier(self) -> None:
+        """Replay what is best for some shares of a forward pass done again."""
+        total = self.space.graph.recomputed_flops(self.space.operators)
+        for share in SHARES:
+            rank = within_work(share * total)
+            start = min(self.drafts.points.values(), key=rank)
+            self.drafts.work = max(self.drafts.work, 0) + self.frontier_work
+            self.climb(self.drafts, start, rank, self.frontier_work)
+
+    def climb(self, ledger: Ledger, start: Point, rank: Rank, work: int) -> Point:
+        """Change one thing at a time, as long as it improves the rank (less is better) and work is left."""
+        best, order, least = start, random.Random(self.seed), max(0, ledger.work - work)
+        while ledger.work > least:
             before = rank(best)
-            for changes in _batches(self._changes(best, order), self.costs.batch):
-                if time.monotonic() >= deadline:
-                    break
-                # A change is one of the best at the time it was thought of; after an improvement it starts from there.
-                found = min(self.bind(change(best.choice) for change in changes), key=rank)
-                if rank(found) < rank(best):
-                    best = found
+            changes = self._changes(best, order)
+            place = 0
+            while place < len(changes) and ledger.work > least:
+                at = best.choice
+                for choice in ledger.in_turn(change(at) for change in changes[place:]):
+                    place += 1
+                    found = ledger.point(choice)
+                    if rank(found) < rank(best):  # changes to come start from there
+                        best = found
+                        break
+                    if ledger.work <= least:
+                        break
             if not _is_better_by(before, rank(best), ENOUGH):
                 break
         return best
 
-    def _changes(self, at: Point, order: random.Random) -> list[Callable[[Choice], Choice]]:
-        """Every single change worth trying, in random order; those of large outputs tend to come first."""
-        changes: list[Callable[[Choice], Choice]] = []
-        nodes = self._single_nodes()
-        bytes_of = {index: self.space.graph.nodes[index].output_bytes for index in nodes}
-        weights: list[float] = []
-        place = {index: number for number, index in enumerate(nodes)}
-        for index in nodes:
-            own = [_flip_output(index)]
-            if index in at.choice.outputs:
-                near = range(max(0, place[index] - NEARBY), min(len(nodes), place[index] + NEARBY + 1))
-                own += [_shift(index, nodes[other]) for other in near if nodes[other] != index]
-            changes += own
-            weights += [bytes_of[index] / max(bytes_of.values()) + 0.05] * len(own)
-        cuts = self.cut_graph.cuts
-        if self.costs_much or not nodes:
-            held = [number for number, cut in enumerate(cuts) if cut <= at.choice.outputs]
-            for number in held:
-                changes.append(_swap(cuts[number], frozenset()))
-                beside = [other for other in (number - 1, number + 1) if 0 <= other < len(cuts) and other not in held]
-                changes += [_swap(cuts[number], cuts[other]) for other in beside]
-        if not self.costs_much:
-            changes += [_flip_whole(group) for group in (*self.cut_graph.gaps, *self._units()) if group]
-        weights += [0.3] * (len(changes) - len(weights))
-        drawn = [order.random() ** (1 / weight) for weight in weights]  # Efraimidis and Spirakis 2006
-        return [changes[place] for place in sorted(range(len(changes)), key=drawn.__getitem__, reverse=True)]
+    def anneal(self, ledger: Ledger, start: Point, rank: Rank, work: int) -> Point:
+        """Change one thing at a time, at first also for the worse, until so much work is done; then climb.
 
-    def _single_nodes(self) -> list[int]:
-        if self.costs_much:
-            return []
-        nodes, fixed = self.space.graph.nodes, self.space.fixed
-        least = sum(nodes[index].output_bytes for index in self.space.operators) // SMALLEST_SHARE
-        large = [i for i in self.space.operators if i not in fixed and nodes[i].output_bytes >= max(1, least)]
-        return large if len(large) <= MOST_SINGLE_NODES else []
+        After Kirkpatrick, Gelatt and Vecchi 1983.
+        """
+        at = best = start
+        order, begun = random.Random(self.seed), ledger.work
+        while ledger.work > begun - work and not ledger.is_over:
+            for change in self._changes(at, order)[:CHANGES_AT_ONCE]:
+                passed = min(1.0, (begun - ledger.work) / work)
+                heat = HOTTEST * (COLDEST / HOTTEST) ** passed
+                found = ledger.point(change(at.choice))
+                worse = _worsening(rank(at), rank(found))
+                if worse <= 0 or order.random() < math.exp(-worse / heat):
+                    at = found
+                    best = min(best, at, key=rank)
+        return best
 
-    def _units(self) -> list[frozenset[int]]:
-        """Each convolution or matrix product with what follows it up to the next."""
-        groups: dict[int, set[int]] = {}
-        unit: dict[int, int] = {}
-        for index in self.space.operators:
-            node = self.space.graph.nodes[index]
-            before = [unit[source] for source, _ in node.inputs if source in unit]
-            unit[index] = index if is_matrix_work(node.op) or not before else max(before)
-            groups.setdefault(unit[index], set()).add(index)
-        return [frozenset(group) for group in groups.values()]
-
-    def frontier(self) -> list[Point]:
-        """Points none of which needs both more memory and more work than another, from least memory to least work."""
-        found: list[Point] = []
-        for point in sorted(self.points.values(), key=lambda point: (point.bytes, point.flops)):
-            if not found or point.flops < found[-1].flops:
-                found.append(point)
-        return found
+    def _changes(self, at: Point, order: random.Random) -> list[Change]:
+        return single_changes(self.space, self.cut_graph, at.choice, order)
 
 
-def _flip_output(index: int) -> Callable[[Choice], Choice]:
-    return lambda choice: Choice(choice.outputs ^ {index}, choice.whole - {index})
+def within_work(most_flops: float) -> Rank:
+    """The least memory with at most so many FLOPs done again."""
+    return lambda point: (max(0.0, point.flops - most_flops), point.bytes, point.flops)
 
 
-def _shift(index: int, other: int) -> Callable[[Choice], Choice]:
-    return lambda choice: Choice((choice.outputs - {index}) | {other}, choice.whole)
-
-
-def _swap(leaving: frozenset[int], coming: frozenset[int]) -> Callable[[Choice], Choice]:
-    return lambda choice: Choice((choice.outputs - leaving) | coming, choice.whole)
-
-
-def _flip_whole(group: frozenset[int]) -> Callable[[Choice], Choice]:
-    def change(choice: Choice) -> Choice:
-        if group <= choice.whole:
-            return Choice(choice.outputs, choice.whole - group)
-        return Choice(choice.outputs, choice.whole | group)
-
-    return change
-
-
-def _batches(items: Iterable[T], size: int) -> Iterator[Sequence[T]]:
-    rest = iter(items)
-    while some := list(itertools.islice(rest, size)):
-        yield some
+def _worsening(before: tuple[float, ...], after: tuple[float, ...]) -> float:
+    """By which share the first figure that differs has grown."""
+    for old, new in zip(before, after, strict=True):
+        if old != new:
+            return (new - old) / max(abs(old), 1.0)
+    return 0.0
 
 
 def _is_better_by(before: tuple[float, ...], after: tuple[float, ...], share: float) -> bool:

@@ -14,7 +14,7 @@ from mxnet_memonger import memonger
 from mxnet_memonger.binding import VALUE, bind_for_prediction, saved_bytes
 from mxnet_memonger.compression import compress
 from mxnet_memonger.numpy_names import mx
-from zoo.policy import MemoryPolicy
+from zoo.policy import MemoryPolicy, PolicyNotOfferedError
 
 LABEL = "softmax_label"
 HALF_A_PASS = 0.5  # of the forward work, what keep_bottleneck lets be done again
@@ -39,7 +39,7 @@ class SymbolModel(abc.ABC):
         state_names: of the running statistics among them.
 
     Raises:
-        ValueError: a level of `opt_memory` other than 0; `compressed` of an LSTM.
+        zoo.policy.PolicyNotOfferedError: a level of `opt_memory` other than 0; `compressed` of an LSTM, or a scheme.
     """
 
     config_type: ClassVar[type]
@@ -56,13 +56,7 @@ class SymbolModel(abc.ABC):
     ) -> None:
         policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
         config = self.config_type(**fields)
-        if policy.opt_memory:
-            raise ValueError(
-                f"opt_memory={policy.opt_memory}: the classic levels are of PyTorch's DenseNet; in MXNet give "
-                "efficient=True (least memory) or efficient=True, keep_bottleneck=True (less work)"
-            )
-        if policy.compressed is not None and not self.keeps_codes:
-            raise ValueError(f"compressed={policy.compressed}: an LSTM keeps no codes in MXNet; give efficient=True")
+        self._check_offered(policy)
         self.spec, self.policy = config, policy
         self._planned: dict[tuple[int, ...], Any] = {}
         shape = self.input_shape(config)
@@ -70,6 +64,23 @@ class SymbolModel(abc.ABC):
         self.arrays = initial_arrays(smallest, {"data": shape})
         self._parameters = [name for name in smallest.list_arguments() if name != "data"]
         self.state_names: list[str] = smallest.list_auxiliary_states()
+
+    @classmethod
+    def _check_offered(cls, policy: MemoryPolicy) -> None:
+        if policy.opt_memory:
+            raise PolicyNotOfferedError(
+                f"opt_memory={policy.opt_memory}: the classic levels are of PyTorch's DenseNet; in MXNet give "
+                "efficient=True (least memory) or efficient=True, keep_bottleneck=True (less work)"
+            )
+        if policy.compressed is not None and not cls.keeps_codes:
+            raise PolicyNotOfferedError(
+                f"compressed={policy.compressed}: an LSTM keeps no codes in MXNet; give efficient=True"
+            )
+        if policy.scheme is not None or policy.adapts:
+            raise PolicyNotOfferedError(
+                f"compressed={policy.compressed}: schemes are of PyTorch; in MXNet give 1, 2, 4, 8, fixed:2 to "
+                "fixed:16, half or bfloat16"
+            )
 
     @staticmethod
     @abc.abstractmethod

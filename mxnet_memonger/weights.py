@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mxnet_memonger.numpy_names import mx
 from mxnet_memonger.symbol_model import SymbolModel
-from zoo import weights as canonical
-from zoo.atomic_write import atomic_write
-from zoo.options import TrainingError
-from zoo.weights import COUNTER, WeightsError
-
-SUFFIX = ".npz"
-WEIGHTS = "weights/"  # before the names of weights in the checkpoint that a run is resumed from
+from zoo import weight_files
+from zoo.weights import COUNTER
 
 
 def canonical_weights(model: SymbolModel) -> dict[str, np.ndarray]:
@@ -50,13 +42,7 @@ def save_weights(model: SymbolModel, path: str | Path) -> None:
         >>> save_weights(ResNet(layers=(1, 1), width=4), "resnet.npz")
         >>> load_weights(ResNet(layers=(1, 1), width=4), "resnet.npz")
     """
-    path = Path(path).expanduser()
-    if path.suffix == SUFFIX:
-        save_arrays(path, canonical_weights(model))
-    elif path.suffix == canonical.SUFFIX:
-        canonical.write(path, canonical_weights(model), model.spec)
-    else:
-        raise ValueError(f"save_weights: {path} must end with {SUFFIX} or .safetensors")
+    weight_files.save(path, canonical_weights(model), model.spec)
 
 
 def load_weights(model: SymbolModel, path: str | Path, *, resize_head: bool = True) -> None:
@@ -75,46 +61,8 @@ def load_weights(model: SymbolModel, path: str | Path, *, resize_head: bool = Tr
     Warns:
         HeadResizedWarning: the head was not loaded; names it.
     """
-    path = Path(path).expanduser()
-    if path.suffix == canonical.SUFFIX:
-        found, network = canonical.read(path)
-        canonical.check_flavour(network, model.spec)
-    else:
-        found = load_arrays(path)
-    if any(name.startswith(WEIGHTS) for name in found):
-        found = {name.removeprefix(WEIGHTS): array for name, array in found.items() if name.startswith(WEIGHTS)}
-    found = {canonical.strip_wrappers(name): array for name, array in found.items() if not name.endswith(COUNTER)}
     needed = {name: tuple(array.shape) for name, array in model.arrays.items()}
-    came = {name: tuple(array.shape) for name, array in found.items()}
     head = model.parameter_names()[-1].rpartition(".")[0]
-    try:
-        resized = canonical.heads_that_differ(needed, came, head if resize_head else None)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
-    own = {name: array for name, array in model.arrays.items() if name in resized}
-    set_canonical_weights(model, {**{name: array for name, array in found.items() if name not in resized}, **own})
-    canonical.warn_of_new_head(head, needed, came, resized)
-
-
-def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write NumPy arrays by name, in one step."""
-    content = io.BytesIO()
-    np.savez(content, **arrays)
-    with atomic_write(path) as file:
-        file.write(content.getvalue())
-
-
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read what `save_arrays` wrote, without running code.
-
-    Raises:
-        FileNotFoundError: no such file.
-        TrainingError: not such a file, or not a whole one.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise TrainingError(f"{path} cannot be read as a checkpoint: {error or 'it ends too early'}") from error
+    found = weight_files.load(path, needed, model.spec, head, resize_head=resize_head)
+    own = {name: array for name, array in model.arrays.items() if name not in found}
+    set_canonical_weights(model, found | own)

@@ -8,6 +8,7 @@ from typing import Any
 
 from mxnet_memonger.numpy_names import mx
 from zoo.launch import Launch
+from zoo.options import RefusedOptionError
 
 ROLE = "DMLC_ROLE"
 
@@ -29,18 +30,18 @@ class Workers:
         """Join the others, if there are any.
 
         Raises:
-            ValueError: another launcher started this process; or this MXNet cannot join processes.
+            RefusedOptionError: another launcher started this process; or this MXNet cannot join processes.
         """
         launch = Launch.from_environment(environment)
         if not launch.launched:
             return cls(launch)
         if environment.get(ROLE) != "worker":
-            raise ValueError(
+            raise RefusedOptionError(
                 "this process has a launcher that MXNet knows nothing of (torchrun): start MXNet's processes with "
                 "python -m mxnet_memonger.launch --workers 2 demo.py --framework mxnet ..."
             )
         if not mx.runtime.Features().is_enabled("DIST_KVSTORE"):
-            raise ValueError(f"MXNet {mx.__version__} is built without DIST_KVSTORE here: train in one process")
+            raise RefusedOptionError(f"MXNet {mx.__version__} is built without DIST_KVSTORE here: train in one process")
         return cls(launch, mx.kv.create("dist_sync"))
 
     @property

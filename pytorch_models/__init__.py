@@ -12,6 +12,7 @@ from pytorch_models.devices import check_device, set_seed
 from pytorch_models.features import feature_extractor
 from pytorch_models.lstm import LSTM
 from pytorch_models.measure import measure_step
+from pytorch_models.measure_processes import measure_in_processes
 from pytorch_models.mobilenet_v2 import MobileNetV2
 from pytorch_models.out_of_memory import is_out_of_memory
 from pytorch_models.planning import apply_plan, make_plan, remove_plan, study_plan
@@ -38,6 +39,7 @@ __all__ = [
     "is_out_of_memory",
     "load_weights",
     "make_plan",
+    "measure_in_processes",
     "measure_step",
     "remove_plan",
     "save_weights",

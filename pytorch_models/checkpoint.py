@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed as dist
+from torch import nn
 
 from pytorch_models import torch_files
+from pytorch_models.compressed.session import compression_of
 from zoo.atomic_write import atomic_write
 from zoo.options import TrainingError
 from zoo.run_folder import RunFolder
@@ -41,7 +44,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
 
 
 def load_last(run: RunFolder, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The checkpoint that a run is resumed from: model, optimizer, scaler, rows.
+    """The checkpoint that a run is resumed from: model, optimizer, scaler, rows, and what compression has learnt.
 
     Raises:
         TrainingError: it cannot be read; says what can be done, and whether the best weights are still good.
@@ -58,3 +61,28 @@ def load_last(run: RunFolder, device: torch.device | str = "cpu") -> dict[str, A
             advice += f"; {run.best} is whole: zoo.load_run({str(run.folder)!r}) gives its model"
         raise TrainingError(f"{error}; {advice}") from error
     return state
+
+
+def take_learnt(model: nn.Module, processes: int) -> list[dict[str, Any]]:
+    """What a model's compression has learnt, in each process from its own batches; nothing of other models.
+
+    All processes call it together.
+    """
+    compression = compression_of(model)
+    if compression is None:
+        return []
+    states: list[Any] = [compression.state_dict()]
+    if processes > 1:
+        states = [None] * processes
+        dist.all_gather_object(states, compression.state_dict())
+    return states
+
+
+def give_learnt(model: nn.Module, states: Sequence[Mapping[str, Any]], rank: int) -> None:
+    """Each process goes on from its own of the states that `take_learnt` took.
+
+    Checkpoints of earlier versions hold none: then all is learnt anew.
+    """
+    compression = compression_of(model)
+    if compression is not None and states:
+        compression.load_state_dict(states[rank % len(states)])

@@ -7,7 +7,9 @@ falls from 0.98 to below 0 at 2 bits).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +47,14 @@ class NoiseSeeds:
             self._seeded, self._calls = seeded, 0
         self._calls += 1
         return _mixed(seeded * _GOLDEN + self._calls) >> 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the sequence stands, for a checkpoint."""
+        return {"seeded": self._seeded, "calls": self._calls}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on as the sequence that `state_dict` was taken of would."""
+        self._seeded, self._calls = state["seeded"], state["calls"]
 
 
 def derived_seed(seed: int, index: int) -> int:
@@ -86,7 +96,8 @@ class NormCodec:
             return (zhat.to(getattr(torch, self.codec.kept)),)
         assert isinstance(self.codec, FixedPoint), "checked by zoo.policy"
         zhat = _flat(zhat)
-        step = (zhat.abs().amax() / (2 ** (self.codec.bits - 1) - 1)).float().view(1)
+        top = zhat.abs().amax() if zhat.numel() else zhat.new_ones(())  # a batch may be empty
+        step = (top / (2 ** (self.codec.bits - 1) - 1)).float().view(1)
         return kernel_ops.quantize_fixed(zhat, step, self.codec.bits, seed), step
 
     def decode_into(self, out: Tensor, parts: tuple[Tensor, ...], mean: Tensor, inv_std: Tensor) -> Tensor:

@@ -154,6 +154,7 @@ class DenseNet(ZooModel):
         shape = (growth_rate, block_config, compression, num_init_features, bn_size, drop_rate, num_classes)
         self.spec = DenseNetConfig(*shape, small_inputs, flavour, in_chans)  # type: ignore[arg-type]
         self.policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
+        self.spec.check_policy(self.policy)
         self.features = Features(self.spec, self.policy, NoiseSeeds())
         self.classifier = nn.Linear(self.spec.block_widths()[-1], num_classes)
         self._initialise()

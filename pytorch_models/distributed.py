@@ -130,10 +130,10 @@ def _process_group(device: torch.device, launch: Launch) -> Iterator[None]:
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
     yield
-    _leave_group()
+    leave_group()
 
 
-def _leave_group() -> None:
+def leave_group() -> None:
     """Destroy the group after work that succeeded; a process that failed ends without.
 
     torch's DistributedDataParallel lets go of its group while it holds the interpreter's lock, and gloo's destructor
@@ -192,4 +192,4 @@ def _work(rank: int, job: _Job) -> None:
     except TrainingError as error:
         (job.exchange / f"error-{rank}").write_text(str(error), encoding="utf-8")
         sys.exit(1)  # the others may be waiting for this process: the parent ends them
-    _leave_group()
+    leave_group()

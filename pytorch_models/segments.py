@@ -16,6 +16,7 @@ from torch import nn
 from pytorch_models.saving.eligibility import PlainPathWarning, graph_is_being_exported, why_call_is_plain
 from pytorch_models.segment_call import call_segment
 from zoo.choices import unknown
+from zoo.schemes import find_scheme
 from zoo.weights import strip_wrappers
 
 _BY_SWITCH = "config"
@@ -34,7 +35,8 @@ def checkpoint_segments(model: nn.Module, names: str | Iterable[str]) -> Segment
     Args:
         model: any module; its classes are left as they are.
         names: names out of `model.named_modules()`, or globs of them, in which `*` stands for one part of a name
-            ("layer*.*" are the blocks of a ResNet) and `**` for any parts.
+            ("layer*.*" are the blocks of a ResNet) and `**` for any parts; globs leave out containers that are never
+            called.
 
     Returns:
         A handle: `.names`; `.remove()` undoes this call alone, as does leaving it as a context.
@@ -74,11 +76,15 @@ def give_configs(model: nn.Module) -> None:
     for module in model.modules():
         if not hasattr(module, "config"):
             module.config = ModuleConfig(module)  # type: ignore[assignment]
-    scheme = getattr(getattr(model, "policy", None), "scheme", None)
-    if scheme is not None:
+    policy: Any = getattr(model, "policy", None)
+    if getattr(policy, "scheme", None) is not None:
         from pytorch_models.compressed.convert import compress  # only where it is asked for
 
-        compress(model, scheme)
+        compress(model, policy.scheme)
+    elif getattr(policy, "adapts", False):
+        from pytorch_models.compressed.block_bits import give_block_bits
+
+        give_block_bits(model, find_scheme(policy.compressed))
 
 
 def run_as_segment(
@@ -209,7 +215,8 @@ def find_modules(model: nn.Module, names: str | Iterable[str]) -> dict[str, nn.M
         found = [name for name in modules if expression.fullmatch(name)]
         if not found:
             raise ValueError(unknown("module", pattern, [name for name in modules if name]))
-        chosen.update(found)
+        # A glob means what can be a segment: no container, and not the model itself.
+        chosen.update([name for name in found if name and not _never_called(modules[name])] or found)
     return {name: module for name, module in modules.items() if name in chosen}
 
 
@@ -219,12 +226,17 @@ def _as_expression(glob: str) -> re.Pattern[str]:
     return re.compile("".join(meaning.get(part, re.escape(part)) for part in parts))
 
 
+def _never_called(module: nn.Module) -> bool:
+    return type(module).forward is nn.Module.forward and "forward" not in vars(module)
+
+
 def _check_callable(name: str, module: nn.Module) -> None:
     if isinstance(module, torch.jit.ScriptModule):
         raise TypeError(f"{name} is a compiled TorchScript module: it cannot be a segment; choose before compiling")
-    if type(module).forward is nn.Module.forward and "forward" not in vars(module):
+    if _never_called(module):
         kind = type(module).__name__
-        raise ValueError(f"{name} is a {kind}, which is never called itself: choose its children ({name}.*)")
+        called, children = (name, f"{name}.*") if name else ("the model", "*")
+        raise ValueError(f"{called} is a {kind}, which is never called itself: choose its children ({children})")
 
 
 def mark_segment(module: nn.Module, owner: str) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -18,14 +18,14 @@ from pytorch_models import checkpoint
 from pytorch_models.board import tensorboard_in
 from pytorch_models.devices import Worker, amp_dtype, devices_for
 from pytorch_models.graphed_step import GraphedStep, check_capturable
-from pytorch_models.training_checks import check_finite, check_training
+from pytorch_models.training_checks import check_training
 from zoo.batches import EvaluationBatches, TrainingBatches, step_seed
 from zoo.data.text_data import Data
 from zoo.launch import Launch
 from zoo.options import TrainingOptions, TrainingResult
-from zoo.progress import Progress
-from zoo.run_folder import Row, RunFolder, best_epoch, bits_per_character
+from zoo.run_folder import Row, RunFolder
 from zoo.saved_run import describe_network
+from zoo.training_loop import EpochTotals, TrainingLoop
 
 CHECK_EVERY = 20  # steps between looks at the loss on a GPU: each look waits for the GPU to catch up
 
@@ -69,7 +69,7 @@ def train(model: nn.Module, data: Data, options: TrainingOptions) -> TrainingRes
         return Trainer(model, data, options, Worker(devices[0]), folder).run()
 
 
-class Trainer:
+class Trainer(TrainingLoop):
     """One process's part of a training run (the only one, or one of several)."""
 
     def __init__(
@@ -80,7 +80,8 @@ class Trainer:
         worker: Worker,
         folder: RunFolder | None,
     ) -> None:
-        self.data, self.options, self.worker, self.folder = data, options, worker, folder
+        super().__init__(data, options, folder, worker.rank)
+        self.worker = worker
         self.model = model.to(worker.device)
         self.replica: nn.Module = self.model
         if worker.world > 1:
@@ -96,49 +97,20 @@ class Trainer:
         self.amp_dtype = amp_dtype(worker.device)
         scaled = options.amp and self.amp_dtype == torch.float16
         self.scaler = torch.amp.GradScaler(worker.device.type, enabled=scaled)
-        self.answers_each = data.train_labels[0].size  # 1, or the time steps of a window of a text
-        self.train_indices, self.valid_indices = data.split(options.valid_size, options.seed)
-        self.rows: list[Row] = []
-        self.best_weights: dict[str, Tensor] = {}
-        self.progress = Progress(options.progress and worker.rank == 0)
 
-    def run(self) -> TrainingResult:
-        """All epochs that are left, then the test with the best epoch's weights."""
-        if self.options.resume and self.folder is not None and self.folder.last.exists():
-            self._restore(self.folder)
-        wanted = self.options.tensorboard and self.folder is not None and self.worker.rank == 0
-        with tensorboard_in(self.folder.folder if wanted and self.folder else None, len(self.rows)) as write:
-            for epoch in range(len(self.rows) + 1, self.options.n_epochs + 1):
-                self.rows.append(self._epoch(epoch))
-                self._keep(epoch)
-                self.progress.epoch(self.rows[-1], self.options.n_epochs)
-                write(self.rows[-1])
-        return self._finish()
+    @property
+    def device_name(self) -> str:
+        """Of this process."""
+        return str(self.worker.device)
 
-    def _epoch(self, epoch: int) -> Row:
+    def board_in(self, folder: Path | None) -> contextlib.AbstractContextManager[Callable[[Row], None]]:
+        """TensorBoard files in the folder."""
+        return tensorboard_in(folder, len(self.rows))
+
+    def train_epoch(self, epoch: int) -> EpochTotals:
+        """All steps of one epoch."""
         if self.worker.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.worker.device)
-        start = time.perf_counter()
-        steps, images, loss, accuracy, peak_bytes = self._train_epoch(epoch)
-        seconds = time.perf_counter() - start
-        valid: tuple[float | None, float | None] = (None, None)
-        if len(self.valid_indices):
-            indices = self.valid_indices
-            valid = self._evaluate(self.data.train_inputs[indices], self.data.train_labels[indices])
-        row: Row = {
-            "epoch": epoch,
-            "lr": self.options.learning_rate(epoch),
-            "train_loss": loss,
-            "train_accuracy": accuracy,
-            "valid_loss": valid[0],
-            "valid_accuracy": valid[1],
-            "peak_bytes": peak_bytes,
-            "step_seconds": round(seconds / steps, 6),
-            "images_per_second": round(images / seconds, 2),
-        }
-        return {**row, **bits_per_character(row)} if self.answers_each > 1 else row
-
-    def _train_epoch(self, epoch: int) -> tuple[int, int, float, float, int]:
         options, worker = self.options, self.worker
         for group in self.optimizer.param_groups:
             group["lr"] = options.learning_rate(epoch)
@@ -160,13 +132,20 @@ class Trainer:
             correct += right
             images += size
             if (step + 1) % look_every == 0 or step + 1 == len(batches):
-                check_finite(losses[: step + 1], epoch, self.options, self.folder if self.rows else None)
+                self._check_finite(losses[: step + 1], epoch)
         loss, right_share = self._mean(
             torch.stack([losses.double().sum(), correct.double()]), images * self.answers_each
         )
         if worker.device.type == "cuda":
             peak_bytes = torch.cuda.max_memory_allocated(worker.device)
-        return len(batches), images, loss, right_share, peak_bytes
+        return EpochTotals(len(batches), images, loss, right_share, peak_bytes)
+
+    def _check_finite(self, losses: Tensor, epoch: int) -> None:
+        """Refuse to go on after a loss of the steps so far, (steps,), that is no number."""
+        finite = torch.isfinite(losses)
+        if not bool(finite.all()):
+            step = int((~finite).nonzero()[0])
+            self.refuse_loss(float(losses[step]), epoch, step)
 
     def _step(self, inputs: Tensor, labels: Tensor, global_size: int) -> tuple[Tensor, Tensor]:
         """One optimiser step; the sum of this process's losses and the number of its right answers."""
@@ -195,14 +174,14 @@ class Trainer:
             logits = model(inputs).float()
         return F.cross_entropy(logits, labels, reduction="sum"), (logits.detach().argmax(1) == labels).sum()
 
-    def _evaluate(self, images: Any, labels: Any) -> tuple[float, float]:
+    def evaluate(self, inputs: Any, labels: Any) -> tuple[float, float]:
         """Mean loss and share of right answers; every image counts once, whatever the number of processes."""
         if self.worker.world > 1:  # each process has moved its own running statistics: all go on with the first one's
             for buffer in self.model.buffers():
                 dist.broadcast(buffer, 0)
         sums = torch.zeros(2, dtype=torch.float64, device=self.worker.device)
         batches = EvaluationBatches(
-            images, labels, self.data, self.options.batch_size, self.worker.rank, self.worker.world
+            inputs, labels, self.data, self.options.batch_size, self.worker.rank, self.worker.world
         )
         self.model.eval()
         with torch.no_grad():
@@ -243,48 +222,36 @@ class Trainer:
         kept = (*self.model.parameters(), *self.model.buffers(), *momentum)
         peaks.append(peak.bytes + sum(tensor.nbytes for tensor in kept if tensor is not None))
 
-    def _restore(self, folder: RunFolder) -> None:
+    def copy_weights(self) -> dict[str, Tensor]:
+        """By name."""
+        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    def set_weights(self, weights: dict[str, Tensor]) -> None:
+        """Into the model."""
+        self.model.load_state_dict(weights)
+
+    def restore(self, folder: RunFolder) -> None:
+        """Go on from the last checkpoint."""
         state = checkpoint.load_last(folder, self.worker.device)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        checkpoint.give_learnt(self.model, state.get("compression", ()), self.worker.rank)
         self.rows = state["rows"]
-        if self.worker.rank == 0:
-            folder.write_metrics(self.rows)
-        self.progress.line(f"resumed after epoch {len(self.rows)} of {self.options.n_epochs}")
 
-    def _keep(self, epoch: int) -> None:
-        """Write what a finished epoch leaves. Killed between two files, the resumed run writes the same again."""
-        is_best = best_epoch(self.rows) == epoch
-        if self.folder is None:
-            if is_best:
-                self.best_weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+    def write(self, folder: RunFolder, is_best: bool) -> None:
+        """Write the last checkpoint, and the best one if the epoch is that; in the first process."""
+        learnt = checkpoint.take_learnt(self.model, self.worker.world)  # by all processes together
+        if self.worker.rank:
             return
-        if self.worker.rank == 0:
-            weights = self.model.state_dict()
-            if is_best:
-                checkpoint.save(self.folder.best, weights)
-            state = {"model": weights, "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
-            checkpoint.save(self.folder.last, {**state, "rows": self.rows})
-            self.folder.write_metrics(self.rows)
+        weights = self.model.state_dict()
+        if is_best:
+            checkpoint.save(folder.best, weights)
+        state = {"model": weights, "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        checkpoint.save(folder.last, {**state, "compression": learnt, "rows": self.rows})
 
-    def _finish(self) -> TrainingResult:
+    def load_best(self, folder: RunFolder) -> dict[str, Tensor]:
+        """The best epoch's weights, when they are on disk."""
         if self.worker.world > 1:
-            dist.barrier()  # the best weights are on disk
-        best = best_epoch(self.rows)
-        weights = self.best_weights if self.folder is None else checkpoint.load(self.folder.best, self.worker.device)
-        self.model.load_state_dict(weights)
-        loss, accuracy = self._evaluate(self.data.test_inputs, self.data.test_labels)
-        result = TrainingResult(
-            epochs=len(self.rows),
-            best_epoch=best,
-            best_valid_accuracy=cast("float | None", self.rows[best - 1]["valid_accuracy"]),
-            test_loss=loss,
-            test_accuracy=accuracy,
-            device=str(self.worker.device),
-            folder=self.folder.folder if self.folder is not None else None,
-            metrics=tuple(self.rows),
-        )
-        if self.folder is not None and self.worker.rank == 0:
-            self.folder.write_result(result.summary)
-        return result
+            dist.barrier()
+        return checkpoint.load(folder.best, self.worker.device)

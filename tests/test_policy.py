@@ -66,3 +66,23 @@ def test_a_policy_cannot_be_changed() -> None:
         policy.efficient = True  # type: ignore[misc]
     assert policy == MemoryPolicy()
     assert hash(policy) == hash(MemoryPolicy())
+
+
+@pytest.mark.parametrize(
+    ("compressed", "near"),
+    [
+        ("fixd:4", "fixed:4"),
+        ("fixed:99", "fixed:16"),
+        ("haf", "half"),
+        (3, "2 or fixed:3"),
+        ("l_3", "L3"),
+        ("nope", ""),
+    ],
+)
+def test_an_unknown_codec_is_met_with_those_that_are_taken(compressed: object, near: str) -> None:
+    pytest.importorskip("numpy", reason="NumPy is not installed: pip install numpy")
+    with pytest.raises(ValueError, match=f"did you mean {near}" if near else "Known: 1, 2, 4, 8, fixed:2") as caught:
+        MemoryPolicy(compressed=compressed)  # type: ignore[arg-type]
+    told = str(caught.value)
+    assert "half, bfloat16" in told
+    assert not any(name in told for name in ("fixed:1 ", "zero", "mask", "identity", "swap:"))

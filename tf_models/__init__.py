@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from tf_models.applications import load_application
 from tf_models.densenet import DenseNet
 from tf_models.devices import check_device, is_out_of_memory, set_seed
 from tf_models.lstm import LSTM
@@ -30,6 +31,7 @@ __all__ = [
     "build_model",
     "check_device",
     "is_out_of_memory",
+    "load_application",
     "load_weights",
     "measure_step",
     "save_weights",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tf_models.compression import Pass, block_prefers_codes
 from tf_models.image_model import ImageModel
 from tf_models.layers import ConvolutionLayer, NormLayer, dense_layer_values
 from tf_models.operators import average_pool, channel_axis, mean_of_pixels
@@ -16,13 +17,15 @@ from zoo.densenet import DenseNetConfig
 # Keras loads a model's class from a file only by this registry of its own.
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class DenseNet(ImageModel):
-    """DenseNet (Huang et al. 2017, arXiv:1608.06993) for TensorFlow, with exact memory saving.
+    """DenseNet (Huang et al. 2017, arXiv:1608.06993) for TensorFlow, with memory saving, exact or in codes.
 
     Args:
         efficient: keep each feature once and compute again what is inside a dense block; same outputs, gradients and
             running statistics as without, see docs/tensorflow.md for bytes and time.
         keep_bottleneck: with `efficient`, keep the 1x1 outputs too: more bytes, less time.
-        opt_memory, compressed: not of TensorFlow.
+        compressed: 1, 2, 4 or 8 bits a value that is kept, normalised, with exact masks; outputs and running statistics
+            are the same to the bit, gradients without bias. With `efficient` a part is kept the smaller way.
+        opt_memory: not of TensorFlow.
         data_format, dtype, name: see `tf_models.zoo_model.ZooModel`.
         fields: of `zoo.densenet.DenseNetConfig`.
 
@@ -69,25 +72,35 @@ class DenseNet(ImageModel):
     def call(self, images: Any, training: bool | None = None) -> Any:
         """(N, H, W, in_chans) -> (N, num_classes) scores."""
         self.check_images(images)
-        parts, training = self.parts, bool(training)
-        values = self._stem(images, training)
-        seed = self.dropout_seeds.next() if training and self.dropout_seeds is not None else None
-        run = self._block_once if self.saves else self._block_plain
+        parts, run = self.parts, self.new_pass(training)
+        values = self._stem(images, run)
+        seed = self.dropout_seeds.next() if run.training and self.dropout_seeds is not None else None
         for number, layers in enumerate(self.spec.block_config, start=1):
-            values = run(values, number, layers, training, seed)
+            codes = self._codes_block(values, layers, run)
+            block = self._block_once if self.policy.efficient or codes else self._block_plain
+            values = block(values, number, layers, run, codes, seed)
             if number < len(self.spec.block_config):
                 name = f"features.transition{number}"
                 pair = (parts[f"{name}.norm"], "relu", parts[f"{name}.conv"])
-                values = average_pool(self._steps(values, [pair], training), self.data_format)
-        values = self._steps(values, [(parts["features.norm5"], "relu", None)], training)
+                values = average_pool(self._steps(values, [pair], run, codes=codes), self.data_format)
+        values = self._steps(values, [(parts["features.norm5"], "relu", None)], run, codes=codes)
         return parts["classifier"](mean_of_pixels(values, self.data_format))
 
-    def _stem(self, images: Any, training: bool) -> Any:
+    def _stem(self, images: Any, run: Pass) -> Any:
         convolution = self.parts["features.conv0"]
         if self.spec.small_inputs:
             return convolution(images)
         steps = [(None, "", convolution), (self.parts["features.norm0"], "relu", None)]
-        return self._steps(images, steps, training, pools=True)
+        return self._steps(images, steps, run, pools=True, keeps_input=True)
+
+    def _codes_block(self, values: Any, layers: int, run: Pass) -> bool:
+        """Whether what a block keeps is coded: always, but where `efficient` alone keeps less."""
+        if run.bits is None or not self.policy.efficient:
+            return run.bits is not None
+        channels, growth = int(values.shape[channel_axis(self.data_format)]), self.spec.growth_rate
+        kept = not self.policy.recompute_bottleneck
+        width = self.spec.bn_size * growth
+        return block_prefers_codes(run.bits, channels, growth, width, layers, 8 * values.dtype.size, kept)
 
     def _layer_parts(self, number: int, layer: int) -> tuple[list[NormLayer], list[ConvolutionLayer]]:
         name = f"features.denseblock{number}.denselayer{layer}"
@@ -97,29 +110,35 @@ class DenseNet(ImageModel):
         )
         return norms, convolutions
 
-    def _block_plain(self, values: Any, number: int, layers: int, training: bool, seed: Any) -> Any:
+    def _block_plain(self, values: Any, number: int, layers: int, run: Pass, codes: bool, seed: Any) -> Any:
         axis = channel_axis(self.data_format)
         for layer in range(1, layers + 1):
             new = values
             for norm, convolution in zip(*self._layer_parts(number, layer), strict=True):
-                new = convolution(tf.nn.relu(norm(new, training=training)))
+                new = convolution(tf.nn.relu(norm(new, training=run.training)))
             if seed is not None:
                 new = tf.nn.experimental.stateless_dropout(new, self.spec.drop_rate, layer_seed(seed, number, layer))
             values = tf.concat([values, new], axis)
         return values
 
-    def _block_once(self, values: Any, number: int, layers: int, training: bool, seed: Any) -> Any:
-        """The block as one function, which keeps every feature once."""
+    def _block_once(self, values: Any, number: int, layers: int, run: Pass, codes: bool, seed: Any) -> Any:
+        """The block as one function, which keeps every feature once, as it is or in codes."""
         hows, tensors, norms = [], [], []
         for layer in range(1, layers + 1):
             own, convolutions = self._layer_parts(number, layer)
-            settings = tuple(norm.how(training) for norm in own)
+            settings = tuple(norm.how(run.training) for norm in own)
             mine = None if seed is None else layer_seed(seed, number, layer)
             hows.append(DenseLayer(settings, tuple(one.how for one in convolutions), self.spec.drop_rate))
             tensors.append(dense_layer_values(own, settings, convolutions, mine))
             norms += list(zip(own, settings, strict=True))
-        keeps = not self.policy.recompute_bottleneck
-        result, found = dense_block(values, hows, tensors, keeps_bottleneck=keeps)
+        result, found = dense_block(
+            values,
+            hows,
+            tensors,
+            keeps_bottleneck=not self.policy.recompute_bottleneck,
+            coder=run.coder() if codes else None,
+            joins_statistics=self.policy.efficient,
+        )
         for (norm, how), statistics in zip(norms, found, strict=True):
             if how.trains:
                 norm.move(statistics)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from tf_models.compression import Pass, chain_prefers_codes, chain_sizes
 from tf_models.layers import ConvolutionLayer, NormLayer, step_values
-from tf_models.norms import Norm
-from tf_models.operators import activate, max_pool
-from tf_models.saving import Step, chain
+from tf_models.operators import activate, channel_axis, max_pool, spatial_sizes
+from tf_models.saving import Coder, Step, chain
 from tf_models.zoo_model import ZooModel
 
 Part = tuple[NormLayer | None, str, ConvolutionLayer | None]  # norm, activation, convolution
@@ -21,57 +22,82 @@ class ImageModel(ZooModel):
         self,
         values: Any,
         parts: Sequence[Part],
-        training: bool,
+        run: Pass,
         *,
         shortcut: Any = None,
         activation: str = "",
         pools: bool = False,
         recomputes: Sequence[int] = (),
+        keeps_input: bool = False,
+        codes: bool | None = None,
     ) -> Any:
         """Run parts one after the other; add the shortcut, activate.
 
         Args:
             values: images.
             parts: what to run.
-            training: whether norms take the batch's statistics.
+            run: the forward pass.
             shortcut: images to add at the end; None = nothing.
             activation: after that.
             pools: a max pool ends it.
             recomputes: of efficient models, the parts whose convolution's output is computed again.
+            keeps_input: `values` are never coded, such as a network's input.
+            codes: of compressed models, whether what is kept is coded; None = where that takes less, with `efficient`.
         """
-        if self.saves:
-            return self._chain(values, parts, training, shortcut, activation, pools, recomputes)
+        if self.policy.efficient or run.bits is not None:
+            steps = self._plan(parts, run.training, pools, recomputes)
+            if codes is None:
+                codes = self._codes_chain(values, steps, parts, run, activation, keeps_input)
+            return self._chain(values, steps, parts, shortcut, activation, run.coder() if codes else None, keeps_input)
         for norm, own, convolution in parts:
             if norm is not None:
-                values = activate(norm(values, training=training), own)
+                values = activate(norm(values, training=run.training), own)
             if convolution is not None:
                 values = convolution(values)
         if pools:
             values = max_pool(values, self.data_format)
         return activate(values if shortcut is None else values + shortcut, activation)
 
+    def _plan(self, parts: Sequence[Part], training: bool, pools: bool, recomputes: Sequence[int]) -> list[Step]:
+        """How parts run."""
+        again = recomputes if self.policy.recompute_bottleneck else ()
+        steps = []
+        for place, (norm, activation, convolution) in enumerate(parts):
+            how = None if norm is None else norm.how(training)
+            ends = pools and place + 1 == len(parts)
+            own = None if convolution is None else convolution.how
+            steps.append(Step(how, activation, own, place in again, ends))
+        return steps
+
+    def _codes_chain(
+        self, values: Any, steps: list[Step], parts: Sequence[Part], run: Pass, activation: str, keeps_input: bool
+    ) -> bool:
+        """Whether what parts keep is coded: always, but where `efficient` alone keeps less."""
+        if run.bits is None or not self.policy.efficient:
+            return run.bits is not None
+        convolutions = [None if part[2] is None else (part[2].how, part[2].out) for part in parts]
+        channels = int(values.shape[channel_axis(self.data_format)])
+        sizes = chain_sizes(
+            *spatial_sizes(values.shape, self.data_format), channels, convolutions, any(step.pools for step in steps)
+        )
+        return chain_prefers_codes(run.bits, steps, sizes, 8 * values.dtype.size, activation, keeps_input)
+
     def _chain(
         self,
         values: Any,
+        steps: list[Step],
         parts: Sequence[Part],
-        training: bool,
         shortcut: Any,
         activation: str,
-        pools: bool,
-        recomputes: Sequence[int],
+        coder: Coder | None,
+        keeps_input: bool,
     ) -> Any:
-        steps, tensors = [], []
-        norms: list[tuple[NormLayer, Norm]] = []
-        again = recomputes if self.policy.recompute_bottleneck else ()
-        for place, (norm, own, convolution) in enumerate(parts):
-            how = None if norm is None else norm.how(training)
-            ends = pools and place + 1 == len(parts)
-            steps.append(Step(how, own, None if convolution is None else convolution.how, place in again, ends))
-            tensors.append(step_values(norm, how, convolution))
-            if norm is not None and how is not None:
-                norms.append((norm, how))
-        result, found = chain(values, steps, tensors, shortcut, activation)
-        for (layer, setting), statistics in zip(norms, found, strict=True):
-            if setting.trains:
+        tensors = [step_values(part[0], step.norm, part[2]) for part, step in zip(parts, steps, strict=True)]
+        if coder is not None:
+            steps = [replace(step, recomputes=False) for step in steps]
+        result, found = chain(values, steps, tensors, shortcut, activation, coder, keeps_input)
+        layers = [(part[0], step.norm) for part, step in zip(parts, steps, strict=True) if part[0] is not None]
+        for (layer, setting), statistics in zip(layers, found, strict=True):
+            if setting is not None and setting.trains:
                 layer.move(statistics)
         return result

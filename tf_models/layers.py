@@ -7,8 +7,8 @@ from typing import Any
 
 from tf_models.norms import Norm, Statistics, normalise
 from tf_models.operators import Convolution, convolve
-from tf_models.saving.chain import StepValues
-from tf_models.saving.dense_block import DenseLayerValues
+from tf_models.saving.dense_layers import DenseLayerValues
+from tf_models.saving.steps import StepValues
 from tf_models.tensorflow_names import keras, tf
 
 
@@ -24,7 +24,7 @@ class ConvolutionLayer(keras.layers.Layer):
 
     def __init__(self, into: int, out: int, how: Convolution, deviation: float, *, bias: bool, **given: Any) -> None:
         super().__init__(**given)
-        self.how = how
+        self.how, self.out = how, out
         shape = (how.size, how.size, into if how.depthwise else into // how.groups, 1 if how.depthwise else out)
         normal = keras.initializers.RandomNormal(stddev=deviation)
         self.kernel = self.add_weight(shape=shape, initializer=normal, name="kernel")

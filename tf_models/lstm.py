@@ -87,6 +87,7 @@ class LSTM(ZooModel):
     """
 
     config_type = LSTMConfig
+    codes = False
 
     def _build_parts(self) -> None:
         config: LSTMConfig = self.spec
@@ -97,11 +98,6 @@ class LSTM(ZooModel):
         self.parts["recurrent"] = RecurrentLayer(config, name="recurrent", dtype=self.dtype_policy)
         self._linear("classifier", config.hidden_size * config.directions, config.num_classes)
         self.dropout_seeds = keras.random.SeedGenerator() if config.drop_rate else None
-
-    @property
-    def saves(self) -> bool:
-        """Whether the model keeps less than TensorFlow would."""
-        return self.policy.efficient
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """See the class."""
@@ -155,14 +151,14 @@ class LSTM(ZooModel):
     def _one_direction(self, values: Any, seed: Any) -> tuple[Any, Any]:
         layers = self.spec.num_layers
         weights = [one for layer in range(layers) for one in self.parts["recurrent"].of_layer(f"l{layer}")]
-        run = run_recomputed if self.saves else run_plain
+        run = run_recomputed if self.policy.efficient else run_plain
         how = self._settings(values, layers, 0, False, seed)
         outputs, ends = run(values, self._start(values, 2 * layers), weights, seed, how)
         return outputs, ends[-2]
 
     def _both_directions(self, values: Any, seed: Any) -> tuple[Any, Any]:
         """Layer by layer: the second layer's first step reads what the first one read last."""
-        run = run_recomputed if self.saves else run_plain
+        run = run_recomputed if self.policy.efficient else run_plain
         last: list[Any] = []
         for layer in range(self.spec.num_layers):
             sides, last = [], []

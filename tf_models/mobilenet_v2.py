@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tf_models.compression import Pass
 from tf_models.image_model import ImageModel, Part
 from tf_models.operators import mean_of_pixels
 from tf_models.tensorflow_names import keras, tf
@@ -16,13 +17,15 @@ CLASSIFIER_DEVIATION = 0.01
 # Keras loads a model's class from a file only by this registry of its own.
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class MobileNetV2(ImageModel):
-    """MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381) for TensorFlow, with exact memory saving.
+    """MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381) for TensorFlow, with memory saving, exact or in codes.
 
     Args:
         efficient: keep one tensor a convolution, and compute expansions again; same outputs, gradients and running
             statistics as without, see docs/tensorflow.md for bytes and time.
         keep_bottleneck: with `efficient`, keep the expansions too: only elementwise work is done again.
-        opt_memory, compressed: not of TensorFlow.
+        compressed: 1, 2, 4 or 8 bits a value that is kept, normalised, with exact masks; outputs and running statistics
+            are the same to the bit, gradients without bias. With `efficient` a part is kept the smaller way.
+        opt_memory: not of TensorFlow.
         data_format, dtype, name: see `tf_models.zoo_model.ZooModel`.
         fields: of `zoo.mobilenet_v2.MobileNetV2Config`.
 
@@ -66,23 +69,23 @@ class MobileNetV2(ImageModel):
     def call(self, images: Any, training: bool | None = None) -> Any:
         """(N, H, W, in_chans) -> (N, num_classes) scores."""
         self.check_images(images)
-        training = bool(training)
-        values = self._layer(images, "features.0", training)
+        run = self.new_pass(training)
+        values = self._layer(images, "features.0", run, keeps_input=True)
         number = 0
         for number, shape in enumerate(self.spec.blocks(), start=1):
-            values = self._inverted_residual(values, f"features.{number}.conv", shape, training)
-        values = mean_of_pixels(self._layer(values, f"features.{number + 1}", training), self.data_format)
-        if training and self.dropout_seeds is not None:
+            values = self._inverted_residual(values, f"features.{number}.conv", shape, run)
+        values = mean_of_pixels(self._layer(values, f"features.{number + 1}", run), self.data_format)
+        if run.training and self.dropout_seeds is not None:
             seed = tf.cast(self.dropout_seeds.next(), tf.int32)
             values = tf.nn.experimental.stateless_dropout(values, self.spec.drop_rate, seed)
         return self.parts["classifier.1"](values)
 
-    def _layer(self, values: Any, name: str, training: bool) -> Any:
+    def _layer(self, values: Any, name: str, run: Pass, keeps_input: bool = False) -> Any:
         """Convolution, norm, ReLU6."""
         parts: list[Part] = [(None, "", self.parts[f"{name}.0"]), (self.parts[f"{name}.1"], "relu6", None)]
-        return self._steps(values, parts, training)
+        return self._steps(values, parts, run, keeps_input=keeps_input)
 
-    def _inverted_residual(self, inputs: Any, name: str, shape: InvertedShape, training: bool) -> Any:
+    def _inverted_residual(self, inputs: Any, name: str, shape: InvertedShape, run: Pass) -> Any:
         """1x1 expansion, 3x3 depthwise convolution, 1x1 projection without an activation."""
         layers = [f"{name}.0", f"{name}.1"] if shape.expansion != 1 else [f"{name}.0"]
         parts: list[Part] = [(None, "", self.parts[f"{layers[0]}.0"])]
@@ -90,6 +93,4 @@ class MobileNetV2(ImageModel):
             parts.append((self.parts[f"{here}.1"], "relu6", self.parts[after]))
         parts.append((self.parts[f"{name}.{len(layers) + 1}"], "", None))
         recomputes = [0] if shape.expansion != 1 else []
-        return self._steps(
-            inputs, parts, training, shortcut=inputs if shape.adds_inputs else None, recomputes=recomputes
-        )
+        return self._steps(inputs, parts, run, shortcut=inputs if shape.adds_inputs else None, recomputes=recomputes)

@@ -124,7 +124,7 @@ def rebuild(inputs: Any, gamma: Any, beta: Any, statistics: Statistics, how: Nor
             data_format=SHORT_FORMAT(how.data_format),
         ).y
     scale = gamma * tf.math.rsqrt(statistics.variance + how.epsilon)
-    return (inputs - _wide(statistics.mean, how)) * _wide(scale, how) + _wide(beta, how)
+    return (inputs - wide(statistics.mean, how)) * wide(scale, how) + wide(beta, how)
 
 
 def norm_gradients(gradient: Any, inputs: Any, gamma: Any, statistics: Statistics, how: Norm) -> tuple[Any, Any, Any]:
@@ -145,32 +145,32 @@ def norm_gradients(gradient: Any, inputs: Any, gamma: Any, statistics: Statistic
         )
         return made.x_backprop, made.scale_backprop, made.offset_backprop
     axes, inverse = pixel_axes(how.data_format), tf.math.rsqrt(statistics.variance + how.epsilon)
-    normalised = (inputs - _wide(statistics.mean, how)) * _wide(inverse, how)
+    normalised = (inputs - wide(statistics.mean, how)) * wide(inverse, how)
     of_gamma, of_beta = tf.reduce_sum(gradient * normalised, axes), tf.reduce_sum(gradient, axes)
     if how.trains:
-        count = tf.cast(_count(inputs, how), inputs.dtype)
-        gradient = gradient - _wide(of_beta / count, how) - normalised * _wide(of_gamma / count, how)
-    return gradient * _wide(gamma * inverse, how), of_gamma, of_beta
+        count = tf.cast(values_a_channel(inputs, how), inputs.dtype)
+        gradient = gradient - wide(of_beta / count, how) - normalised * wide(of_gamma / count, how)
+    return gradient * wide(gamma * inverse, how), of_gamma, of_beta
 
 
 def _moments(inputs: Any, how: Norm) -> tuple[Any, Any]:
     axes = pixel_axes(how.data_format)
     mean = tf.reduce_mean(inputs, axes)
-    return mean, tf.reduce_mean(tf.square(inputs - _wide(mean, how)), axes)
+    return mean, tf.reduce_mean(tf.square(inputs - wide(mean, how)), axes)
 
 
-def _wide(values: Any, how: Norm) -> Any:
+def wide(values: Any, how: Norm) -> Any:
     """(C,) -> a shape that fits beside images."""
     return values if how.data_format == "channels_last" else values[:, None, None]
 
 
-def _count(inputs: Any, how: Norm) -> Any:
+def values_a_channel(inputs: Any, how: Norm) -> Any:
     """Values a channel."""
     return tf.size(inputs) // inputs.shape[channel_axis(how.data_format)]
 
 
 def _bessel(inputs: Any, how: Norm) -> Any:
     """M / (M - 1) for M values a channel; 1 for one value."""
-    count = tf.cast(_count(inputs, how), tf.float64)
+    count = tf.cast(values_a_channel(inputs, how), tf.float64)
     ratio = count / tf.maximum(count - 1, 1)
     return tf.cast(ratio, tf.float32 if is_fused(inputs.dtype) else inputs.dtype)

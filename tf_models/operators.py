@@ -140,13 +140,13 @@ def bias_gradient(gradient: Any, how: Convolution) -> Any:
 
 def max_pool(inputs: Any, data_format: str) -> Any:
     """3x3, stride 2, one pixel of padding, which is never the largest."""
-    padded = _padded_for_pool(inputs, data_format)
+    padded = padded_for_pool(inputs, data_format)
     return from_channels_last(tf.raw_ops.MaxPool(input=padded, **_POOL), data_format)
 
 
 def max_pool_gradient(inputs: Any, outputs: Any, gradient: Any, data_format: str) -> Any:
     """Of `max_pool`'s input."""
-    padded = _padded_for_pool(inputs, data_format)
+    padded = padded_for_pool(inputs, data_format)
     outputs, gradient = (to_channels_last(one, data_format) for one in (outputs, gradient))
     made = tf.raw_ops.MaxPoolGrad(orig_input=padded, orig_output=outputs, grad=gradient, **_POOL)
     return from_channels_last(made[:, 1:-1, 1:-1], data_format)
@@ -156,7 +156,8 @@ def max_pool_gradient(inputs: Any, outputs: Any, gradient: Any, data_format: str
 _POOL: Mapping[str, Any] = {"ksize": [1, 3, 3, 1], "strides": [1, 2, 2, 1], "padding": "VALID"}
 
 
-def _padded_for_pool(inputs: Any, data_format: str) -> Any:
+def padded_for_pool(inputs: Any, data_format: str) -> Any:
+    """As (N, H + 2, W + 2, C), with a border that is never the largest."""
     pads = [(0, 0), (1, 1), (1, 1), (0, 0)]
     return tf.pad(to_channels_last(inputs, data_format), pads, constant_values=inputs.dtype.min)
 
@@ -172,17 +173,48 @@ def from_channels_last(values: Any, data_format: str) -> Any:
 
 
 def average_pool(inputs: Any, data_format: str) -> Any:
-    """2x2, stride 2; an odd row or column at the end is left out."""
-    if data_format == "channels_last":
-        return tf.nn.avg_pool2d(inputs, 2, 2, "VALID")
-    height, width = (size // 2 for size in spatial_sizes(inputs.shape, data_format))
-    whole = inputs[:, :, : 2 * height, : 2 * width]
-    return tf.reduce_mean(tf.reshape(whole, (-1, inputs.shape[1], height, 2, width, 2)), [3, 5])
+    """2x2, stride 2; an odd row or column at the end is left out. For its gradient nothing is kept."""
+    height, width = spatial_sizes(inputs.shape, data_format)
+    how: Mapping[str, Any] = {"ksize": [1, 2, 2, 1], "strides": [1, 2, 2, 1], "padding": "VALID"}
+
+    @tf.custom_gradient
+    def run(inputs: Any) -> Any:
+        # An eager tape records what runs in here as well, and would keep its inputs.
+        pooled = tf.raw_ops.AvgPool(value=to_channels_last(tf.stop_gradient(inputs), data_format), **how)
+
+        def gradients(gradient: Any) -> Any:
+            gradient = to_channels_last(gradient, data_format)
+            shape = [_batch(gradient), height, width, gradient.shape[3]]
+            made = tf.raw_ops.AvgPoolGrad(orig_input_shape=shape, grad=gradient, **how)
+            return from_channels_last(made, data_format)
+
+        return from_channels_last(pooled, data_format), gradients
+
+    return run(inputs)
 
 
 def mean_of_pixels(inputs: Any, data_format: str) -> Any:
-    """(N, H, W, C) or (N, C, H, W) -> (N, C)."""
-    return tf.reduce_mean(inputs, pixel_axes(data_format)[1:])
+    """(N, H, W, C) or (N, C, H, W) -> (N, C). For its gradient nothing is kept."""
+    height, width = spatial_sizes(inputs.shape, data_format)
+    axes = pixel_axes(data_format)[1:]
+
+    @tf.custom_gradient
+    def run(inputs: Any) -> Any:
+        def gradients(gradient: Any) -> Any:
+            share = gradient / (height * width)
+            for axis in axes:
+                share = tf.expand_dims(share, axis)
+            sizes = [1, height, width, 1] if data_format == "channels_last" else [1, 1, height, width]
+            return tf.tile(share, sizes)
+
+        return tf.reduce_mean(tf.stop_gradient(inputs), axes), gradients
+
+    return run(inputs)
+
+
+def _batch(values: Any) -> Any:
+    """Of images: as a number where it is known."""
+    return tf.shape(values)[0] if values.shape[0] is None else values.shape[0]
 
 
 def activate(values: Any, activation: str) -> Any:

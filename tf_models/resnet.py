@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tf_models.compression import Pass
 from tf_models.image_model import ImageModel, Part
 from tf_models.operators import channel_axis, max_pool, mean_of_pixels
 from tf_models.tensorflow_names import keras, tf
@@ -14,13 +15,15 @@ from zoo.resnet import BlockShape, ResNetConfig
 # Keras loads a model's class from a file only by this registry of its own.
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class ResNet(ImageModel):
-    """ResNet (He et al. 2015, arXiv:1512.03385) and its descendants for TensorFlow, with exact memory saving.
+    """ResNet (He et al. 2015, arXiv:1512.03385) and its descendants for TensorFlow, saving memory exactly or by codes.
 
     Args:
         efficient: keep one tensor a convolution, and compute each block's last convolution again; same outputs,
             gradients and running statistics as without, see docs/tensorflow.md for bytes and time.
         keep_bottleneck: with `efficient`, keep every convolution's output: only elementwise work is done again.
-        opt_memory, compressed: not of TensorFlow.
+        compressed: 1, 2, 4 or 8 bits a value that is kept, normalised, with exact masks; outputs and running statistics
+            are the same to the bit, gradients without bias. With `efficient` a part is kept the smaller way.
+        opt_memory: not of TensorFlow.
         data_format, dtype, name: see `tf_models.zoo_model.ZooModel`.
         fields: of `zoo.resnet.ResNetConfig`.
 
@@ -61,35 +64,36 @@ class ResNet(ImageModel):
     def call(self, images: Any, training: bool | None = None) -> Any:
         """(N, H, W, in_chans) -> (N, num_classes) scores."""
         self.check_images(images)
-        config, training = self.spec, bool(training)
-        values = self._stem(images, training)
+        config, run = self.spec, self.new_pass(training)
+        values = self._stem(images, run)
         for name, shape in named_blocks(config):
-            run = self._pre_activation_block if config.pre_activation else self._block
-            values = run(values, name, shape, training)
+            block = self._pre_activation_block if config.pre_activation else self._block
+            values = block(values, name, shape, run)
         if config.pre_activation:
-            values = self._steps(values, [(self.parts["bn_last"], "relu", None)], training)
+            values = self._steps(values, [(self.parts["bn_last"], "relu", None)], run)
         return self.parts["fc"](mean_of_pixels(values, self.data_format))
 
-    def _stem(self, images: Any, training: bool) -> Any:
+    def _stem(self, images: Any, run: Pass) -> Any:
         convolution, pools = self.parts["conv1"], not self.spec.small_inputs
         if self.spec.pre_activation:
             values = convolution(images)
             return max_pool(values, self.data_format) if pools else values
-        return self._steps(images, [(None, "", convolution), (self.parts["bn1"], "relu", None)], training, pools=pools)
+        parts: list[Part] = [(None, "", convolution), (self.parts["bn1"], "relu", None)]
+        return self._steps(images, parts, run, pools=pools, keeps_input=True)
 
     def _units(self, name: str) -> list[Part]:
         """(norm, ReLU, convolution) in order."""
         count = 2 if self.spec.block == "basic" else 3
         return [(self.parts[f"{name}.bn{i}"], "relu", self.parts[f"{name}.conv{i}"]) for i in range(1, count + 1)]
 
-    def _block(self, inputs: Any, name: str, shape: BlockShape, training: bool) -> Any:
+    def _block(self, inputs: Any, name: str, shape: BlockShape, run: Pass) -> Any:
         """Convolutions each with norm and ReLU; the last ReLU is behind the sum."""
         parts = _convolution_first(self._units(name))
-        shortcut = self._shortcut(inputs, name, shape, training)
+        shortcut = self._shortcut(inputs, name, shape, run)
         last = len(parts) - 2
-        return self._steps(inputs, parts, training, shortcut=shortcut, activation="relu", recomputes=[last])
+        return self._steps(inputs, parts, run, shortcut=shortcut, activation="relu", recomputes=[last])
 
-    def _shortcut(self, inputs: Any, name: str, shape: BlockShape, training: bool) -> Any:
+    def _shortcut(self, inputs: Any, name: str, shape: BlockShape, run: Pass) -> Any:
         if not shape.changes_shape:
             return inputs
         if self.spec.shortcut == "padding":
@@ -98,16 +102,17 @@ class ResNet(ImageModel):
             (None, "", self.parts[f"{name}.downsample.0"]),
             (self.parts[f"{name}.downsample.1"], "", None),
         ]
-        return self._steps(inputs, parts, training, recomputes=[0])
+        return self._steps(inputs, parts, run, recomputes=[0])
 
-    def _pre_activation_block(self, inputs: Any, name: str, shape: BlockShape, training: bool) -> Any:
+    def _pre_activation_block(self, inputs: Any, name: str, shape: BlockShape, run: Pass) -> Any:
         """norm, ReLU, convolution, each; a projection reads the first activation, which is kept once for both."""
         units = self._units(name)
         if not shape.changes_shape:
-            return self._steps(inputs, units, training, shortcut=inputs)
-        activation = self._steps(inputs, [(*units[0][:2], None)], training)
+            return self._steps(inputs, units, run, shortcut=inputs)
+        activation = self._steps(inputs, [(*units[0][:2], None)], run)
         parts: list[Part] = [(None, "", units[0][2]), *units[1:]]
-        return self._steps(activation, parts, training, shortcut=self.parts[f"{name}.downsample"](activation))
+        projected = self._steps(activation, [(None, "", self.parts[f"{name}.downsample"])], run)
+        return self._steps(activation, parts, run, shortcut=projected)
 
 
 def named_blocks(config: ResNetConfig) -> list[tuple[str, BlockShape]]:

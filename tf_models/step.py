@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -74,10 +74,11 @@ class StepRunner:
         self._evaluate = tf.function(self._scores, autograph=False)
 
     def seed(self, seed: int) -> None:
-        """What dropout draws from in the next step."""
-        seeds = getattr(self.model, "dropout_seeds", None)
-        if seeds is not None:
-            seeds.state.assign(np.random.SeedSequence(seed).generate_state(2))
+        """What dropout and the noise of codes draw from in the next step."""
+        for place, name in enumerate(("dropout_seeds", "code_seeds")):
+            seeds = getattr(self.model, name, None)
+            if seeds is not None:
+                seeds.state.assign(np.random.SeedSequence([seed, place]).generate_state(2))
 
     def train(self, inputs: np.ndarray, labels: np.ndarray, learning_rate: float) -> tuple[float, int]:
         """One optimiser step; the sum of the losses, and how many answers are right."""
@@ -110,7 +111,7 @@ class StepRunner:
         """Copies, by number."""
         return {str(number): one.numpy() for number, one in enumerate(self.velocities)}
 
-    def set_momentum(self, arrays: dict[str, np.ndarray]) -> None:
+    def set_momentum(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take over what `momentum_arrays` gave."""
         for number, one in enumerate(self.velocities):
             one.assign(arrays[str(number)])

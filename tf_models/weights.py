@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,11 @@ import numpy as np
 from tf_models.layers import ConvolutionLayer, LinearLayer, NormLayer
 from tf_models.tensorflow_names import keras
 from tf_models.zoo_model import ZooModel
+from zoo import weight_files
 from zoo import weights as canonical
-from zoo.atomic_write import atomic_write
-from zoo.options import TrainingError
-from zoo.weights import COUNTER, WeightsError
+from zoo.weights import COUNTER
 
-SUFFIX = ".npz"
 KERAS_SUFFIX = ".keras"
-WEIGHTS = "weights/"  # before the names of weights in the checkpoint that a run is resumed from
 
 # Axes of a variable, in the order that makes them canonical, by what the variable is.
 _LAYOUTS: Mapping[str, tuple[int, ...]] = {
@@ -99,13 +94,7 @@ def save_weights(model: ZooModel, path: str | Path) -> None:
         >>> save_weights(ResNet(layers=(1, 1), width=4), "resnet.npz")
         >>> load_weights(ResNet(layers=(1, 1), width=4), "resnet.npz")
     """
-    path = Path(path).expanduser()
-    if path.suffix == SUFFIX:
-        save_arrays(path, canonical_weights(model))
-    elif path.suffix == canonical.SUFFIX:
-        canonical.write(path, canonical_weights(model), model.spec)
-    else:
-        raise ValueError(f"save_weights: {path} must end with {SUFFIX} or .safetensors; model.save writes .keras")
+    weight_files.save(path, canonical_weights(model), model.spec, "; model.save writes .keras")
 
 
 def load_weights(model: ZooModel, path: str | Path, *, resize_head: bool = True) -> None:
@@ -124,46 +113,8 @@ def load_weights(model: ZooModel, path: str | Path, *, resize_head: bool = True)
     Warns:
         HeadResizedWarning: the head was not loaded; names it.
     """
-    path = Path(path).expanduser()
-    if path.suffix == canonical.SUFFIX:
-        found, network = canonical.read(path)
-        canonical.check_flavour(network, model.spec)
-    else:
-        found = load_arrays(path)
-    if any(name.startswith(WEIGHTS) for name in found):
-        found = {name.removeprefix(WEIGHTS): array for name, array in found.items() if name.startswith(WEIGHTS)}
-    found = {canonical.strip_wrappers(name): array for name, array in found.items() if not name.endswith(COUNTER)}
     needed = _shapes(canonical_variables(model))
-    came = {name: tuple(array.shape) for name, array in found.items()}
     head = model.spec.head
-    try:
-        resized = canonical.heads_that_differ(needed, came, head if resize_head else None)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
-    own = {name: array for name, array in canonical_weights(model).items() if name in resized}
-    set_canonical_weights(model, {**{name: array for name, array in found.items() if name not in resized}, **own})
-    canonical.warn_of_new_head(head, needed, came, resized)
-
-
-def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write NumPy arrays by name, in one step."""
-    content = io.BytesIO()
-    np.savez(content, **arrays)
-    with atomic_write(path) as file:
-        file.write(content.getvalue())
-
-
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read what `save_arrays` wrote, without running code.
-
-    Raises:
-        FileNotFoundError: no such file.
-        TrainingError: not such a file, or not a whole one.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise TrainingError(f"{path} cannot be read as a checkpoint: {error or 'it ends too early'}") from error
+    found = weight_files.load(path, needed, model.spec, head, resize_head=resize_head)
+    own = {name: array for name, array in canonical_weights(model).items() if name not in found}
+    set_canonical_weights(model, found | own)

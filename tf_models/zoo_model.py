@@ -7,9 +7,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from tf_models.compression import Pass, code_bits, new_seeds
+from tf_models.keras_names import keras_layer_name
 from tf_models.layers import ConvolutionLayer, LinearLayer, NormLayer
 from tf_models.operators import FORMATS, Convolution, channel_axis
-from tf_models.tensorflow_names import keras, tf
+from tf_models.tensorflow_names import keras
 from zoo.choices import unknown
 from zoo.policy import MemoryPolicy
 
@@ -40,6 +42,7 @@ class ZooModel(keras.Model):
     """
 
     config_type: ClassVar[type]
+    codes: ClassVar[bool] = True  # whether the family is built with codes
 
     def __init__(
         self,
@@ -63,11 +66,13 @@ class ZooModel(keras.Model):
             raise ValueError(f"{family}: {unknown('data_format', data_format, FORMATS)}")
         spec = self.config_type(**fields)
         policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
-        check_policy(family, spec, policy)
+        check_policy(family, spec, policy, self.codes)
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.spec, self.policy, self.data_format = spec, policy, data_format
         self.parts: dict[str, Any] = {}
+        self.code_bits = code_bits(policy, family, self.codes)
         self._build_parts()
+        self.code_seeds = None if self.code_bits is None else new_seeds()
         self.built = True
 
     def _build_parts(self) -> None:
@@ -94,10 +99,9 @@ class ZooModel(keras.Model):
             given["dtype"] = keras.saving.deserialize_keras_object(given["dtype"], custom_objects=custom_objects)
         return cls(**given)
 
-    @property
-    def saves(self) -> bool:
-        """Whether the model keeps less than TensorFlow would."""
-        return self.policy.recompute_activations
+    def new_pass(self, training: bool | None) -> Pass:
+        """A forward pass begins: of compressed models, with new noise."""
+        return Pass.of(training, self.code_bits, self.code_seeds)
 
     def check_images(self, images: Any) -> None:
         """Refuse what are no images of the config's channels.
@@ -157,14 +161,14 @@ class ZooModel(keras.Model):
 
     def layer_name(self, name: str) -> str:
         """A layer's name in Keras: its canonical one; of flavour "keras", keras.applications'."""
-        return name
+        return keras_layer_name(type(self).__name__, name) if getattr(self.spec, "flavour", "") == "keras" else name
 
 
-def check_policy(family: str, spec: Any, policy: MemoryPolicy) -> None:
+def check_policy(family: str, spec: Any, policy: MemoryPolicy, codes: bool) -> None:
     """Refuse what this package does not offer.
 
     Raises:
-        ValueError: a classic level other than 0, codes, or what the family is not built with.
+        ValueError: a classic level other than 0, or what the family is not built with.
     """
     spec.check_policy(policy)
     if policy.opt_memory:
@@ -172,13 +176,4 @@ def check_policy(family: str, spec: Any, policy: MemoryPolicy) -> None:
             f"opt_memory={policy.opt_memory}: the classic levels are of PyTorch's DenseNet; in TensorFlow give "
             "efficient=True (least memory) or efficient=True, keep_bottleneck=True (less work)"
         )
-    if policy.compressed is not None:
-        raise ValueError(
-            f"compressed={policy.compressed}: not offered by {family} in TensorFlow; use framework=torch, or "
-            "efficient=True here"
-        )
-
-
-def static_batch(images: Any) -> Any:
-    """A batch's size, as a number where it is known."""
-    return images.shape[0] if images.shape[0] is not None else tf.shape(images)[0]
+    code_bits(policy, family, codes)

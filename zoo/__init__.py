@@ -147,6 +147,8 @@ def create_model(
     if checkpoint_path is not None and not Path(checkpoint_path).expanduser().is_file():
         raise FileNotFoundError(f"checkpoint_path: there is no file {checkpoint_path}")
     package = frameworks.load(framework)
+    if features_only and not hasattr(package, "feature_extractor"):
+        raise ValueError(f"features_only=True: {framework} offers no feature maps: torch does")
     model = package.build_model(config, policy)
     if checkpoint_path is not None:
         package.load_weights(model, checkpoint_path)

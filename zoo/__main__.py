@@ -1,4 +1,4 @@
-"""The command `zoo` (or `python -m zoo`): list models, measure or plan one, look at what is installed."""
+"""The command `zoo` (or `python -m zoo`): list, measure or plan models, run a benchmark, see what is installed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any
 
 import zoo
 from zoo import flags
+from zoo.atomic_write import DiskFullError
 from zoo.broken_pipe import give_up_output
 from zoo.choices import unknown
 from zoo.measuring import image_shape_for
-from zoo.policy import compared_flags
+from zoo.options import TrainingError
+from zoo.policy import PolicyNotOfferedError, compared_flags
 from zoo.report import format_comparison, format_report
 
 DONE, SOMETHING_BROKEN, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -71,7 +73,14 @@ def measure_command(
         policies = compared_flags(zoo.find_config(model))
         if any(asked.values()) or opt_memory is not None:
             raise ValueError("--compare measures plain and efficient one after the other: give it without memory flags")
-    reports = [zoo.measure(model, framework, batch_size, image_size, device, **policy) for policy in policies]
+    reports = []
+    for policy in policies:
+        try:
+            reports.append(zoo.measure(model, framework, batch_size, image_size, device, **policy))
+        except PolicyNotOfferedError as error:
+            if not compare:
+                raise
+            print(f"not in the comparison: {error}")
     if compare:
         print(format_comparison(reports))
     for report in reports if rows or not compare else ():
@@ -126,6 +135,30 @@ def plan_command(
     return DONE
 
 
+def bench_command(
+    table: str | None = None, *, quick: bool = False, out: str = "bench", device: str = "cpu", picture: bool = True
+) -> int:
+    """Measure a predecessor's table again, its published figures beside; without a table, list them.
+
+    Args:
+        table: its name, also without --table
+        quick: smaller sizes, for two cores and a minute or two
+        out: folder for the table as CSV, JSON and PNG
+        device: where to run it: cpu, cuda, cuda:1
+        picture: draw the PNG, which needs matplotlib
+    """
+    from zoo import bench
+    from zoo.bench.output import as_text
+
+    if table is None:
+        print(bench.list_text())
+        return DONE
+    say = lambda words: sys.stderr.write(f"measured {words}\n")  # noqa: E731
+    result, files = bench.run(bench.find(table), out, quick=quick, device=device, picture=picture, on_row=say)
+    print("\n".join([as_text(result), "", *(f"written {path}" for path in files)]))
+    return DONE
+
+
 def support_command(only: str | None = None, *, save: str | None = None) -> int:
     """Print which family takes which flag in which framework, and why not, as docs/support.md holds it.
 
@@ -158,6 +191,7 @@ COMMANDS: Mapping[str, Callable[..., int]] = MappingProxyType(
         "list": list_command,
         "measure": measure_command,
         "plan": plan_command,
+        "bench": bench_command,
         "support": support_command,
         "doctor": doctor_command,
     }
@@ -174,6 +208,7 @@ DEFAULT_HELP: Mapping[str, str] = MappingProxyType(
         "max_noise": "any",
         "save": "not saved",
         "pictures": "none are drawn",
+        "table": "none: all are listed",
     }
 )
 
@@ -203,6 +238,8 @@ def _run(words: list[str]) -> int:
         return command(**flags.parse(words[1:], flags.flags_of(command)))
     except (ValueError, TypeError, ImportError) as error:
         return _refuse(f"zoo {name}", str(error).removeprefix(f"{name}: "))
+    except (TrainingError, DiskFullError) as error:
+        return _refuse(f"zoo {name}", str(error), SOMETHING_BROKEN)
     except MemoryError as error:
         return _refuse(f"zoo {name}", str(error) or "out of memory", SOMETHING_BROKEN)
     except KeyboardInterrupt:

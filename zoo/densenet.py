@@ -161,7 +161,12 @@ class DenseNetConfig:
         return after_stem if self.small_inputs else 4 * after_stem - 3
 
     def check_policy(self, policy: MemoryPolicy) -> None:
-        """Pass: a DenseNet is built with every policy."""
+        """Pass what this family is built with.
+
+        Raises:
+            ValueError: see `MemoryPolicy.refuse_adaptive`.
+        """
+        policy.refuse_adaptive("DenseNet")
 
     def in_words(self) -> str:
         """The shape of the network, on a line."""

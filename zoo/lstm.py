@@ -104,6 +104,7 @@ class LSTMConfig:
             ValueError: a level of `opt_memory`, or keep_bottleneck, which an LSTM has none of.
         """
         policy.refuse_levels("LSTM")
+        policy.refuse_adaptive("LSTM")
         if policy.keep_bottleneck:
             raise ValueError("keep_bottleneck=True: an LSTM has no bottlenecks; give efficient=True alone")
 

@@ -17,6 +17,10 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the message says where, why, and what to do. Files written so far are intact."""
 
 
+class RefusedOptionError(TrainingError, ValueError):
+    """Options, or a launch, that a framework cannot train with; nothing was begun."""
+
+
 @dataclass(frozen=True)
 class TrainingOptions:
     """The published recipe (SGD with Nesterov momentum, lr x0.1 at 50 % and 75 % of the epochs) and where it runs.

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from zoo.schemes import Scheme, find_scheme, is_scheme
+from zoo.schemes import GROUP_WIDTHS, SCHEMES, Scheme, find_scheme, is_scheme
 
 if TYPE_CHECKING:
     from kernels.codecs import Codec
 
 OPT_MEMORY_LEVELS = range(5)
+ADAPTIVE = "L3"  # the scheme that goes with efficient=True
+
+
+class PolicyNotOfferedError(ValueError):
+    """A framework's model of a family does not offer a policy that is sound in itself."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class MemoryPolicy:
             1, 2, 4 or 8 bits a value, "fixed:3" (fixed point of 2..16 bits), "half" or "bfloat16".
             With `efficient` a part is kept the cheaper of both ways. Or a scheme for any network (`zoo.schemes`),
             by which the plain network's layers are converted: "L3", "gact:4", "autoquantz", "autoquant-sr".
+            "L3" with `efficient` (ResNet, MobileNetV2): norms' inputs in 2 bits, what blocks read in 2 on average.
 
     Raises:
         TypeError: a flag of the wrong type.
@@ -62,10 +69,10 @@ class MemoryPolicy:
             by_scheme = is_scheme(self.compressed)
             name = str(find_scheme(self.compressed) if by_scheme else _norm_codec(self.compressed))
             object.__setattr__(self, "compressed", name)
-            if by_scheme and self.efficient:
+            if by_scheme and self.efficient and name != ADAPTIVE:
                 raise ValueError(
                     f"compressed={name!r} converts the layers of the plain network, of which efficient=True has none "
-                    "left: give compressed=2 (or 1, 4, 8) with efficient=True, or the scheme alone"
+                    f"left: give compressed=2 (or 1, 4, 8, {ADAPTIVE}) with efficient=True, or the scheme alone"
                 )
 
     def _check_opt_memory(self) -> None:
@@ -97,12 +104,33 @@ class MemoryPolicy:
     @property
     def codec(self) -> Codec | None:
         """How kept values are stored, or None as they are."""
-        return None if self.compressed is None or self.scheme is not None else _norm_codec(self.compressed)
+        if self.compressed is None or self.scheme is not None:
+            return None
+        return _norm_codec(find_scheme(ADAPTIVE).bits or 0) if self.adapts else _norm_codec(self.compressed)
+
+    @property
+    def adapts(self) -> bool:
+        """Whether bits of what blocks read differ by block and sample, within the codec's on average."""
+        return self.efficient and self.compressed == ADAPTIVE
 
     @property
     def scheme(self) -> Scheme | None:
         """The scheme by which the plain network's layers are converted, or None."""
-        return find_scheme(self.compressed) if self.compressed is not None and is_scheme(self.compressed) else None
+        if self.compressed is None or self.adapts or not is_scheme(self.compressed):
+            return None
+        return find_scheme(self.compressed)
+
+    def refuse_adaptive(self, family: str) -> None:
+        """For families and frameworks whose kept values have one width.
+
+        Raises:
+            ValueError: bits that differ were asked for.
+        """
+        if self.adapts:
+            raise ValueError(
+                f"efficient=True with compressed={ADAPTIVE!r} is for ResNet and MobileNetV2 in PyTorch: give "
+                f"compressed=2 with efficient=True for {family}, or {ADAPTIVE!r} alone in PyTorch"
+            )
 
     def refuse_levels(self, family: str) -> None:
         """For families that are built without the classic levels.
@@ -181,12 +209,39 @@ def _norm_codec(text: int | str) -> Codec:
     from kernels.codec_names import parse_codec  # `import zoo` needs no codecs
     from kernels.codecs import FixedPoint, GroupQuantizer, Half
 
-    codec = parse_codec(text)
-    if not isinstance(codec, FixedPoint | GroupQuantizer | Half):
-        raise ValueError(
-            f"compressed={text!r} does not suit normalised values, of which few are zero and half are negative: "
-            "give 1, 2, 4, 8, fixed:2 to fixed:16, half or bfloat16"
-        )
+    if isinstance(text, bool) or not isinstance(text, str | int):
+        raise TypeError(f"compressed: a number of bits, or the name of a codec or scheme is needed, not {text!r}")
+    codec = None
+    with contextlib.suppress(ValueError):  # it would list codecs that do not suit here
+        codec = parse_codec(text)
     if isinstance(codec, FixedPoint) and codec.bits == 1:
         raise ValueError("compressed='fixed:1' holds no negative values: give fixed:2 or more, or 1")
-    return codec
+    if isinstance(codec, FixedPoint | GroupQuantizer | Half):
+        return codec
+    if codec is not None:
+        raise ValueError(
+            f"compressed={text!r} does not suit normalised values, of which few are zero and half are negative: "
+            f"give {_ACCEPTED}"
+        )
+    close = _nearest(str(text).strip().lower())
+    hint = f": did you mean {' or '.join(close)}?" if close else ":"
+    schemes = ", ".join((*SCHEMES, "gact:<1|2|4|8>", "quant<1..16>", "quantz<1..16>"))
+    raise ValueError(
+        f"compressed={text!r} is unknown{hint} Known: {_ACCEPTED}; for the plain network's layers {schemes}"
+    )
+
+
+_ACCEPTED = "1, 2, 4, 8, fixed:2 to fixed:16, half, bfloat16"
+
+
+def _nearest(name: str) -> list[str]:
+    """Values of `compressed` that a name was perhaps meant for."""
+    number = name.rpartition(":")[2].removeprefix("-")
+    if number.isdecimal() and name.removeprefix("-") == number:
+        near = min(GROUP_WIDTHS, key=lambda width: abs(width - int(number)))
+        return [str(near), f"fixed:{min(max(int(number), 2), 16)}"]
+    widths = [f"fixed:{bits}" for bits in range(2, 17)]
+    if name.startswith("fix") and number.isdecimal():
+        return [f"fixed:{min(max(int(number), 2), 16)}"]
+    known = {one.lower(): one for one in ("fixed:4", *widths, "half", "bfloat16", *SCHEMES)}
+    return [known[one] for one in difflib.get_close_matches(name, known, n=1, cutoff=0.5)]

@@ -7,8 +7,11 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
+from pytorch_models.checkpoint import give_learnt, take_learnt
 from pytorch_models.compressed import compress
 from zoo.schemes import Scheme, find_scheme
+
+LEARNT = "compression"  # a checkpoint's key
 
 
 class CompressionCallback(Callback):
@@ -35,3 +38,11 @@ class CompressionCallback(Callback):
         network: nn.Module = pl_module.get_submodule(self.module)
         if stage == "fit" and getattr(network, "compression", None) is None:
             compress(network, self.scheme)
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """What was learnt goes into the checkpoint, so that a resumed run goes on from it."""
+        checkpoint[LEARNT] = take_learnt(pl_module.get_submodule(self.module), 1)
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Go on from a checkpoint's."""
+        give_learnt(pl_module.get_submodule(self.module), checkpoint.get(LEARNT, ()), 0)

@@ -19,11 +19,14 @@ from torch.utils.data import Dataset
 
 import zoo
 import zoo.data
+from pytorch_models.checkpoint import give_learnt, take_learnt
 from pytorch_models.compressed import Controller, compress
 from zoo.data.image_data import ImageData
 from zoo.experiment import in_colour
 from zoo.schemes import HOOKS as BY_HOOKS
 from zoo.schemes import find_scheme
+
+LEARNT = "compression"  # a checkpoint's key
 
 
 @HOOKS.register_module()
@@ -66,6 +69,15 @@ class CompressionHook(Hook):
         """End of an optimiser step."""
         if self.controller is not None:
             self.controller.iterate()
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """What was learnt goes into the runner's checkpoint, so that a resumed run goes on from it."""
+        checkpoint[LEARNT] = take_learnt(_unwrapped(runner.model), 1)
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Go on from a checkpoint's; in several processes all from the first one's."""
+        if checkpoint.get(LEARNT):
+            give_learnt(_unwrapped(runner.model), checkpoint[LEARNT], 0)
 
     def after_run(self, runner: Any) -> None:
         """Leave the model as it was, or say what its layers kept."""

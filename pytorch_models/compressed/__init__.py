@@ -23,6 +23,7 @@ from pytorch_models.compressed.layers import (
     QSyncBatchNorm,
 )
 from pytorch_models.compressed.session import Compression
+from pytorch_models.compressed.transformer_layers import QLayerNorm, QMultiheadAttention, QSoftmax
 
 __all__ = [
     "QGELU",
@@ -40,11 +41,14 @@ __all__ = [
     "QConvTranspose2d",
     "QConvTranspose3d",
     "QDropout",
+    "QLayerNorm",
     "QLinear",
     "QMaxPool2d",
     "QModule",
+    "QMultiheadAttention",
     "QReLU",
     "QSiLU",
+    "QSoftmax",
     "QSyncBatchNorm",
     "compress",
     "gact",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -118,6 +118,16 @@ class AutomaticBits:
         chosen = bit_rules.allocate(costs, counts, self.average, WIDTHS, floors)
         for slot, bits in zip(self.slots, chosen, strict=True):
             slot.bits = int(bits)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learnt by the last `allocate`, and which tensor is probed next."""
+        return {"slots": [asdict(slot) for slot in self.slots], "choice": self._choice.getstate()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.slots = [Slot(**slot) for slot in state["slots"]]
+        self._choice.setstate(state["choice"])
+        self._pending.clear()
 
     @property
     def average_bits(self) -> float:

@@ -142,6 +142,24 @@ class AsIs:
 
 
 @dataclass(frozen=True)
+class ViewCode:
+    """Another view of all values that `inner` gives, whose strides were those of `stride`."""
+
+    inner: Code
+    stride: tuple[int, ...]
+    view_shape: tuple[int, ...]
+    view_stride: tuple[int, ...]
+
+    def unpack(self, parts: Parts) -> Tensor:
+        values = self.inner.unpack(parts)
+        if values.stride() != self.stride:
+            values = torch.empty_strided(values.shape, self.stride, dtype=values.dtype, device=values.device).copy_(
+                values
+            )
+        return values.as_strided(self.view_shape, self.view_stride)
+
+
+@dataclass(frozen=True)
 class NormalisedCode:
     """Channel by channel, scale * zhat + shift with zhat by any code; the last two parts are scale and shift."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pytorch_models.compressed import layers
+from pytorch_models.compressed import layers, transformer_layers
 from pytorch_models.compressed.hooked_forward import hook_forward
 from pytorch_models.compressed.layers import Compressed
 from pytorch_models.compressed.session import Compression
@@ -18,8 +20,9 @@ from zoo.schemes import FIXED, HOOKS, LAYERS, NOTHING, Scheme, find_scheme
 
 CLASSES: Mapping[type[nn.Module], type[nn.Module]] = MappingProxyType(
     {
-        plain: getattr(layers, f"Q{plain.__name__}")
+        plain: getattr(transformer_layers, f"Q{plain.__name__}", None) or getattr(layers, f"Q{plain.__name__}")
         for plain in (
+            *(nn.LayerNorm, nn.MultiheadAttention, nn.Softmax),
             *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
             *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
             *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
@@ -72,6 +75,7 @@ def compress(
         scheme = bits
     asked = find_scheme(scheme)
     _refuse_again(model)
+    _say_what_is_missing(model, asked)
     compression = Compression(asked, num_samples)
     if asked.way in (LAYERS, FIXED):
         _convert(model, compression)
@@ -93,30 +97,40 @@ def _refuse_again(model: nn.Module) -> None:
 
 
 def _convert(model: nn.Module, compression: Compression) -> None:
-    unconverted = []
+    unconverted, inside = [], set[str]()
     for name, module in model.named_modules():
         kind = CLASSES.get(type(module))
         if kind is None or "forward" in vars(module):
-            if any(True for _ in module.parameters(recurse=False)):
+            if name not in inside and any(True for _ in module.parameters(recurse=False)):
                 unconverted.append(name or "(model)")
             continue
         module.__class__ = kind
         assert isinstance(module, Compressed), "every class of the table is one"
-        module.compression, module.site = compression, compression.new_site(name or type(module).__name__)
+        own = name or type(module).__name__
+        module.compression, module.site = compression, compression.new_site(own)
+        module.more = tuple(compression.new_site(f"{own}.{part}") for part in module.parts)
+        if isinstance(module, nn.MultiheadAttention):
+            inside.add(f"{name}.out_proj" if name else "out_proj")  # whose weight it uses itself
     compression.unconverted = tuple(unconverted)
     norms = sum(isinstance(module, _BatchNorm) for module in model.modules())
     for site in compression.sites:
         site.bound.sources = max(norms, 1)
 
 
-def defragments(scheme: Scheme) -> str | None:
-    """What L5 asks of PyTorch's allocator and how to give it, or None where it is there already.
-
-    PyTorch reads it when its first tensor on a GPU is made, for the whole process, so that no model can set it.
-    """
-    if not scheme.defragment or not torch.cuda.is_available():
-        return None
-    settings = torch.cuda.memory._snapshot()["allocator_settings"]
-    if settings.get("expandable_segments"):
-        return None
-    return "L5 wants PyTorch's expandable segments: start with PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
+def _say_what_is_missing(model: nn.Module, scheme: Scheme) -> None:
+    """Warn where a part of a scheme does nothing here."""
+    on_gpu = any(parameter.device.type == "cuda" for parameter in model.parameters())
+    if scheme.swap and scheme.way == NOTHING and not on_gpu:
+        warnings.warn(
+            "compress: 'swap' moves what a GPU would keep to host memory; this model is not on a GPU, and while it is "
+            "not, nothing is moved and no byte saved: give 'L3' or a number of bits",
+            stacklevel=3,
+        )
+    set_up = " ".join(os.environ.get(name, "") for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"))
+    if scheme.defragment and torch.cuda.is_available() and "expandable_segments:true" not in set_up.lower():
+        # PyTorch reads it when its first tensor on a GPU is made, for the whole process: no model can set it.
+        warnings.warn(
+            f"compress: {scheme} wants PyTorch's expandable segments, which are off: start the process with "
+            "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True; all else of it is at work",
+            stacklevel=3,
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -139,4 +140,5 @@ def masked(packed: Packed, mask: Kept) -> Packed:
     assert isinstance(mask.code, MaskCode)
     code = codes.MaskedCode(packed.kept.code, mask.code)
     gain = torch.ones((), device=mask.parts[0].device) if packed.gain is None else packed.gain
-    return Packed(Kept(code, (*packed.kept.parts, *mask.parts), packed.kept.energy), packed.site, gain / 2)
+    kept = Kept(code, (*packed.kept.parts, *mask.parts), packed.kept.energy)
+    return replace(packed, kept=kept, gain=gain / 2)

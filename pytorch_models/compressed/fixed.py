@@ -8,7 +8,9 @@ of gradients that the ordinary backward pass has anyway. They are read in the fi
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from kernels.checks import MAX_WIDTH
 from pytorch_models import packing_ops
 from pytorch_models.channels import row
-from pytorch_models.compressed import dense
+from pytorch_models.compressed import dense, learnt
 from pytorch_models.compressed.codes import AsIs, Kept, NormalisedCode, Parts
 from pytorch_models.compressed.fixed_widths import published_widths, widths_for_step
 from pytorch_models.compression import derived_seed
@@ -25,6 +27,7 @@ from pytorch_models.kernel_arrays import DenseLike
 from zoo.schemes import Scheme
 
 EVERY, MEAN_OF = 100, 10
+LEARNT = ("square", "measured", "steps", "_history", "_above", "_below")
 
 
 @dataclass
@@ -54,7 +57,7 @@ class Bound:
     def begin(self) -> None:
         """A new step: what the last one learnt counts from now on."""
         if self._above is not None and self._below is not None:
-            found = self._above / self._below.clamp_min(1e-30)
+            found = (self._above / self._below.clamp_min(1e-30)).cpu()  # few numbers, read on the CPU
             if bool(torch.isfinite(found).all()):
                 self._history = [*self._history, found][-MEAN_OF:]
                 self.square = torch.stack(self._history).mean(0)
@@ -65,6 +68,14 @@ class Bound:
         """One reader's share in the bound's fraction; several readers' are summed."""
         self._above = above if self._above is None else self._above + above
         self._below = below if self._below is None else self._below + below
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learnt, for a checkpoint."""
+        return learnt.taken(self, LEARNT)
+
+    def load_state_dict(self, state: Mapping[str, Any], where: str) -> None:
+        """Go on from what `state_dict` gave."""
+        learnt.given(self, LEARNT, state, where)
 
     def learn_convolution(
         self, scheme: Scheme, weight_gradient: Tensor, gradient: Tensor, taps: int, stride: int, shape: torch.Size,
@@ -180,6 +191,19 @@ def pack_normalised(tensor: Tensor, mean: Tensor, inv_std: Tensor, scheme: Schem
 def average_bits(kept: Kept, count: int) -> float:
     """Bits a value that are really kept, steps and masks included."""
     return 8 * kept.nbytes / max(count, 1)
+
+
+def published_bits(kept: Kept, scheme: Scheme, count: int) -> float:
+    """Bits a value as AC-GC's tables count them: f + 1 whether signed or not, a bit of mask, no steps.
+
+    `average_bits` counts what is kept: f + 2 where there are signs, and the steps.
+    """
+    code = kept.code.inner if isinstance(kept.code, NormalisedCode) else kept.code
+    if not isinstance(code, ChannelCode):  # not known yet: kept as it is
+        return average_bits(kept, count)
+    sign = int(code.signed and scheme.error is not None)
+    coded = sum((width - sign) * number for (width, _), number in zip(code.groups, code.counts, strict=True))
+    return coded / max(count, 1) + code.zeros
 
 
 def _pack_channels(tensor: Tensor, scheme: Scheme, square: Tensor | None, seed: int, *, zeros: bool) -> Kept:

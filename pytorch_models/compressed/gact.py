@@ -26,6 +26,7 @@ from pytorch_models.compressed.saved_by import OperatorWatch, is_parameter, leas
 from pytorch_models.compressed.swapping import to_device, to_host
 from pytorch_models.compression import NoiseSeeds
 from pytorch_models.kernel_arrays import backend_of
+from pytorch_models.saving.eligibility import graph_is_being_exported, why_call_is_plain
 from pytorch_models.saving.own import is_own
 from zoo import bits as bit_rules
 
@@ -148,8 +149,9 @@ class Controller:
 
     @contextlib.contextmanager
     def recording(self, model: nn.Module | None = None) -> Iterator[None]:
-        """Pack what is saved inside; without gradients nothing is."""
-        if not torch.is_grad_enabled() or self._thread.recording is not None:
+        """Pack what is saved inside; without gradients, under `torch.func` transforms and export nothing is."""
+        plain = why_call_is_plain() is not None or graph_is_being_exported()
+        if plain or not torch.is_grad_enabled() or self._thread.recording is not None:
             yield
             return
         self._known.forget()
@@ -195,6 +197,23 @@ class Controller:
             if step is not None and self.model is not None:
                 self.automatic.probe(self.model, step)
             self.automatic.allocate()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learnt so far and where the rounding noise stands, for a checkpoint."""
+        chosen = None if self.automatic is None else self.automatic.state_dict()
+        return {"seeds": self._seeds.state_dict(), "automatic": chosen}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave.
+
+        Raises:
+            ValueError: automatic bits in one of both alone.
+        """
+        if (state["automatic"] is None) != (self.automatic is None):
+            raise ValueError("Controller.load_state_dict: the state and this Controller must both be automatic or not")
+        self._seeds.load_state_dict(state["seeds"])
+        if self.automatic is not None:
+            self.automatic.load_state_dict(state["automatic"])
 
     def kept(self) -> list[Tensor]:
         """What this thread's last forward pass saved and still keeps: parts of what was packed, and the rest."""

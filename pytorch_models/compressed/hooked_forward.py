@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import inspect
 import weakref
+from types import CodeType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -17,11 +19,17 @@ class HookedForward:
         self.module, self.own, self.controller = weakref.ref(module), own, controller
         self.__signature__ = inspect.signature(self._inner())  # trainers look which arguments a model takes
 
+    @torch.compiler.disable(reason="what a controller packs is not part of a graph")
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.controller is None:
             return self._inner()(*args, **kwargs)
         with self.controller.recording(self.module()):
             return self._inner()(*args, **kwargs)
+
+    @property
+    def __code__(self) -> CodeType:
+        """Of the forward inside: `torch.export` looks at it."""
+        return self._inner().__code__
 
     def _alive(self) -> nn.Module:
         module = self.module()

@@ -6,7 +6,7 @@ becomes one of them by changing classes in place. Built by hand, a layer has a c
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from pytorch_models.compressed.checkpointed import inside_checkpoint
 from pytorch_models.compressed.codes import Kept
 from pytorch_models.compressed.exact_functions import (
     AveragePoolFunction,
@@ -40,6 +41,8 @@ class Compressed:
 
     compression: Compression | None = None
     site: Site | None = None
+    parts: ClassVar[tuple[str, ...]] = ()  # names of the tensors that are packed beside the first
+    more: tuple[Site, ...] = ()  # their places
 
     def _shared(self) -> tuple[Compression, Site]:
         if self.compression is None or self.site is None:
@@ -50,14 +53,14 @@ class Compressed:
         return self.compression, self.site
 
 
-def _is_plain(inputs: Tensor) -> bool:
+def is_plain(inputs: Tensor) -> bool:
     """Whether nothing is to be kept, or nothing may be."""
     if not torch.is_grad_enabled() or inputs.dtype not in DTYPES or inputs.numel() == 0:
         return True
-    return why_call_is_plain() is not None or graph_is_being_exported()
+    return why_call_is_plain() is not None or graph_is_being_exported() or inside_checkpoint()
 
 
-def _packed_if(needed: bool, inputs: Tensor, compression: Compression, site: Site) -> tuple[Packed | None, Any]:
+def packed_if(needed: bool, inputs: Tensor, compression: Compression, site: Site) -> tuple[Packed | None, Any]:
     if not needed:
         return None, ()
     packed = compression.pack(inputs, site)
@@ -69,7 +72,7 @@ class _Convolution(Compressed):
         assert isinstance(self, _ConvNd)
         compression, site = self._shared()
         batched = inputs if inputs.dim() == self.weight.dim() else inputs.unsqueeze(0)
-        packed, parts = _packed_if(self.weight.requires_grad, batched, compression, site)
+        packed, parts = packed_if(self.weight.requires_grad, batched, compression, site)
         scheme = compression.scheme
         call = ConvolutionCall(
             stride=tuple(self.stride),
@@ -104,7 +107,7 @@ class _PlainConvolution(_Convolution):
     def forward(self, inputs: Tensor) -> Tensor:
         """As the namesake's."""
         assert isinstance(self, _ConvNd)
-        if _is_plain(inputs):
+        if is_plain(inputs):
             return super().forward(inputs)  # type: ignore[misc]
         padded, padding = self._pad(inputs)
         return self._convolve(padded, padding, (0,) * len(self.stride))
@@ -114,7 +117,7 @@ class _TransposedConvolution(_Convolution):
     def forward(self, inputs: Tensor, output_size: list[int] | None = None) -> Tensor:
         """As the namesake's."""
         assert isinstance(self, _ConvTransposeNd)
-        if _is_plain(inputs):
+        if is_plain(inputs):
             return super().forward(inputs, output_size)  # type: ignore[misc]
         if self.padding_mode != "zeros":
             raise ValueError(f"{type(self).__name__}: only zeros padding exists, not {self.padding_mode!r}")
@@ -160,10 +163,10 @@ class QLinear(Compressed, nn.Linear):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        if _is_plain(inputs):
+        if is_plain(inputs):
             return super().forward(inputs)
         compression, site = self._shared()
-        packed, parts = _packed_if(self.weight.requires_grad, inputs, compression, site)
+        packed, parts = packed_if(self.weight.requires_grad, inputs, compression, site)
         dtype = autocast_dtype_of(inputs.device) or inputs.dtype
         swap = compression.scheme.swap
         return LinearFunction.apply(inputs, self.weight, self.bias, packed, parts, dtype, swap)
@@ -174,7 +177,7 @@ class _Norm(Compressed):
         """As the namesake's."""
         assert isinstance(self, _BatchNorm)
         joint = group_of(self) is not None
-        if _is_plain(inputs):
+        if is_plain(inputs):
             return super().forward(inputs)  # type: ignore[misc]
         self._check_input_dim(inputs)
         compression, site = self._shared()
@@ -221,7 +224,7 @@ class QReLU(Compressed, nn.ReLU):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """max(inputs, 0)."""
-        if _is_plain(inputs) or not inputs.requires_grad:
+        if is_plain(inputs) or not inputs.requires_grad:
             return super().forward(inputs)
         compression, _ = self._shared()
         known = compression.find(inputs)
@@ -237,7 +240,7 @@ class QDropout(Compressed, nn.Dropout):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """As the namesake's, on the global random stream."""
-        if _is_plain(inputs) or self.inplace or not self.training or not 0 < self.p < 1 or not inputs.requires_grad:
+        if is_plain(inputs) or self.inplace or not self.training or not 0 < self.p < 1 or not inputs.requires_grad:
             return super().forward(inputs)
         return DropoutFunction.apply(inputs, self.p)
 
@@ -248,7 +251,7 @@ class QMaxPool2d(Compressed, nn.MaxPool2d):
     def forward(self, inputs: Tensor) -> Any:
         """As the namesake's."""
         uncoded = self.ceil_mode or self.return_indices or inputs.dim() != 4
-        if _is_plain(inputs) or uncoded or not inputs.requires_grad:
+        if is_plain(inputs) or uncoded or not inputs.requires_grad:
             return super().forward(inputs)
         compression, _ = self._shared()
         pool = coded_pool([self])
@@ -261,7 +264,7 @@ class QAvgPool2d(Compressed, nn.AvgPool2d):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """As the namesake's."""
-        if _is_plain(inputs) or not inputs.requires_grad:
+        if is_plain(inputs) or not inputs.requires_grad:
             return super().forward(inputs)
         options = (self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
         return AveragePoolFunction.apply(inputs, (*options, self.divisor_override))
@@ -272,7 +275,7 @@ class QGELU(Compressed, nn.GELU):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """As the namesake's."""
-        if _is_plain(inputs) or not inputs.requires_grad:
+        if is_plain(inputs) or not inputs.requires_grad:
             return super().forward(inputs)
         how = self.approximate
         slope = lambda ones, values: torch.ops.aten.gelu_backward(ones, values, approximate=how)  # noqa: E731
@@ -284,7 +287,7 @@ class QSiLU(Compressed, nn.SiLU):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """As the namesake's."""
-        if _is_plain(inputs) or self.inplace or not inputs.requires_grad:
+        if is_plain(inputs) or self.inplace or not inputs.requires_grad:
             return super().forward(inputs)
         return _smooth(self, inputs, super().forward, torch.ops.aten.silu_backward)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -151,7 +151,7 @@ def _output_of(packed: Packed, dtype: torch.dtype, weight: Tensor | None, bias: 
         AffineCode(RowCode(code.inner.like, code.inner.widths), dtype), (*inner, scale, shift), packed.kept.energy
     )
     gain = None if weight is None or not packed.site.scheme.adaptive else scale.square().mean()
-    return Packed(kept, packed.site, gain)
+    return replace(packed, kept=kept, gain=gain)
 
 
 def _learn(

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pytorch_models.compressed.codes import Kept, ViewCode
 from pytorch_models.compressed.gact import Controller
 from pytorch_models.compressed.known import KnownTensors
 from pytorch_models.compressed.sites import Packed, Site
 from pytorch_models.compression import NoiseSeeds
+from pytorch_models.saving.eligibility import graph_is_being_exported, why_call_is_plain
 from zoo import bits as bit_rules
 from zoo.schemes import Scheme, find_scheme
 
@@ -50,12 +53,11 @@ class Compression:
     @contextlib.contextmanager
     def recording(self, model: nn.Module) -> Iterator[None]:
         """One forward pass of the whole model."""
-        if self.known.is_open:
+        if self.known.is_open or why_call_is_plain() is not None or graph_is_being_exported():
             yield
             return
         self.begin()
-        if self.hooks is not None and self.controller is None:
-            self.controller = Controller(model, **self.hooks)
+        self._make_controller()
         self.known.is_open = True
         try:
             with contextlib.nullcontext() if self.controller is None else self.controller.recording(model):
@@ -63,6 +65,13 @@ class Compression:
         finally:
             self.known.is_open = False
             self.known.forget()
+
+    def own_hooks(self) -> contextlib.AbstractContextManager[None]:
+        """Hooks at 8 bits for a layer that is built by hand, in no model that has some."""
+        self.hooks = self.hooks or {"bits": 8, "swap": self.scheme.swap}
+        self._make_controller()
+        assert self.controller is not None, "just made"
+        return self.controller.recording()
 
     def begin(self) -> None:
         """Forget what was packed in the last forward pass, and share out the bits if it is time."""
@@ -94,7 +103,15 @@ class Compression:
 
     def find(self, tensor: Tensor) -> Packed | None:
         """What stands for this tensor's values already."""
-        return self.known.find(tensor, "values") if self.known.is_open else None
+        found = self.known.find(tensor, "values") if self.known.is_open else None
+        if found is None:
+            return None
+        packed, shape, stride = found
+        own = tuple(tensor.shape), tensor.stride()
+        if (shape, stride) == own:
+            return packed
+        # The same values in another order (a transpose): which sample a row belongs to is no longer told.
+        return replace(packed, kept=Kept(ViewCode(packed.kept.code, stride, *own), packed.kept.parts))
 
     def pack(self, tensor: Tensor, site: Site) -> Packed:
         """A tensor's values by the scheme, once for all layers that read it."""
@@ -107,7 +124,7 @@ class Compression:
     def derive(self, tensor: Tensor, packed: Packed) -> None:
         """Say that a tensor's values can be made from what is kept already."""
         if self.known.is_open:
-            self.known.add(tensor, "values", packed)
+            self.known.add(tensor, "values", (packed, tuple(tensor.shape), tensor.stride()))
 
     @property
     def average_bits(self) -> float:
@@ -115,22 +132,90 @@ class Compression:
         sites = [site for site in self.sites if site.count]
         return sum(site.last_bits * site.count for site in sites) / max(sum(site.count for site in sites), 1)
 
+    @property
+    def published_bits(self) -> float:
+        """`average_bits` by AC-GC's own counting (f + 1 a value, signed or not, no steps); NaN of other schemes."""
+        sites = [site for site in self.sites if site.count and site.published_bits is not None]
+        total = sum(site.count for site in sites)
+        return sum((site.published_bits or 0.0) * site.count for site in sites) / total if total else float("nan")
+
     def report(self) -> list[dict[str, Any]]:
-        """A row a layer: name, values, average bits, and where AC-GC's bound is in use, error measured and bound."""
+        """A row a layer: name, values, average bits; of AC-GC's schemes also bits by its own counting, and where a
+
+        bound is in use, the error measured and the bound.
+        """
         return [site.as_row() for site in self.sites if site.count]
 
     def _share_out(self) -> None:
         """Layers' average bits from all (layer, sample) items of the last backward pass."""
-        measured = [site for site in self.sites if site.is_measured]
-        costs = torch.cat([site.costs() for site in measured]).cpu().numpy()
-        sizes = torch.cat([torch.full((site.items,), site.count / site.items) for site in measured]).numpy()
+        measured = [site for site in self.sites if site.is_measured and site.items]
+        # A backward pass may be older than the last forward pass, which was of another batch.
+        costs = [site.costs().cpu() for site in measured]
+        sizes = [torch.full((len(cost),), site.count / site.items) for site, cost in zip(measured, costs, strict=True)]
         assert self.scheme.bits is not None, "adaptive schemes have an average"
-        least = [site.least for site in measured for _ in range(site.items)]
-        chosen = bit_rules.allocate(costs, sizes, self.scheme.bits, least=least)
+        least = [site.least for site, cost in zip(measured, costs, strict=True) for _ in cost]
+        chosen = bit_rules.allocate(
+            torch.cat(costs).numpy(), torch.cat(sizes).numpy(), self.scheme.bits, least=least
+        )  # fmt: skip
         start = 0
-        for site in measured:
-            site.average = float(chosen[start : start + site.items].mean())
-            start += site.items
+        for site, cost in zip(measured, costs, strict=True):
+            site.average = float(chosen[start : start + len(cost)].mean())
+            start += len(cost)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learnt so far, for a checkpoint: tensors on the CPU, numbers, lists and dictionaries.
+
+        It is not in the model's own `state_dict()`, whose keys do not depend on compression. What a scheme that learns
+        nothing (a fixed number of bits) has here is its noise alone.
+
+        Example:
+            >>> from pytorch_models.compressed import compress
+            >>> model = compress(nn.Sequential(nn.Linear(64, 8)), "L3")
+            >>> model(torch.randn(4, 64)).sum().backward()
+            >>> state = model.compression.state_dict()
+            >>> model.compression.load_state_dict(state)
+            >>> state["scheme"], list(state["layers"])
+            ('L3', ['0'])
+        """
+        return {
+            "scheme": str(self.scheme),
+            "steps": self.steps,
+            "seeds": self.seeds.state_dict(),
+            "layers": {site.name: site.state_dict() for site in self.sites},
+            "controller": None if self.controller is None else self.controller.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave: the same bits and the same rounding noise as without an interruption.
+
+        Raises:
+            ValueError: the state of another scheme or of other layers; then nothing is changed.
+        """
+        where = "compression.load_state_dict"
+        missing = [key for key in ("scheme", "steps", "seeds", "layers", "controller") if key not in state]
+        if missing:
+            raise ValueError(f"{where}: the state has no {', '.join(missing)}: give what state_dict() returned")
+        if state["scheme"] != str(self.scheme):
+            raise ValueError(
+                f"{where}: the state was learnt by {state['scheme']}, the model is compressed by {self.scheme}: "
+                f"compress it by {state['scheme']}, or leave the state out and learn anew"
+            )
+        names = [site.name for site in self.sites]
+        if set(state["layers"]) != set(names):
+            other = sorted(set(state["layers"]) ^ set(names))
+            raise ValueError(f"{where}: the state is of other layers (they differ in {', '.join(other[:4])})")
+        self.steps = state["steps"]
+        self.seeds.load_state_dict(state["seeds"])
+        for site in self.sites:
+            site.load_state_dict(state["layers"][site.name], f"{where}: layer {site.name!r}")
+        if state["controller"] is not None:
+            self._make_controller()
+            assert self.controller is not None, "schemes that have one have it in their state"
+            self.controller.load_state_dict(state["controller"])
+
+    def _make_controller(self) -> None:
+        if self.hooks is not None and self.controller is None:
+            self.controller = Controller(**self.hooks)
 
     def for_copy(self, memo: dict[int, Any]) -> Compression:
         """What stands in a deep copy of the model."""
@@ -138,3 +223,14 @@ class Compression:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "controller": None}
+
+
+def compression_of(model: nn.Module) -> Compression | None:
+    """A model's compression, or None.
+
+    Example:
+        >>> compression_of(nn.Linear(2, 2)) is None
+        True
+    """
+    found = vars(model).get("compression")
+    return found if isinstance(found, Compression) else None

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from pytorch_models.compressed import codes, dense, fixed
+from pytorch_models.compressed import codes, dense, fixed, learnt
 from pytorch_models.compressed.codes import Kept
+from pytorch_models.kernel_arrays import backend_of
 from zoo import bits as bit_rules
 from zoo.schemes import FIXED, Scheme
 
-WORST = 8  # bits of a norm's input where a channel holds few values: its own gradient's bias is variance over count
-FEW, SOME = 64, 512
+FEW = 64
+LEARNT = ("average", "least", "count", "items", "last_bits", "published_bits", "_cost", "_per_index")
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,18 @@ class Packed:
 
     Args:
         gain: energy of the values' noise over that of the packed ones, a tensor of one number; None = 1.
+        levels: (2^b - 1)^2 of each sample, where bits are adaptive.
     """
 
     kept: Kept
     site: Site
     gain: Tensor | None = None
+    levels: Tensor | None = None
 
     @property
     def without_parts(self) -> Packed:
         """The same for a Function's context, which gives the parts to `save_for_backward`."""
-        return Packed(Kept(self.kept.code, (), self.kept.energy), self.site, self.gain)
+        return replace(self, kept=Kept(self.kept.code, (), self.kept.energy))
 
 
 @dataclass(eq=False)
@@ -57,11 +60,11 @@ class Site:
     count: int = 0
     items: int = 0
     last_bits: float = 0.0
+    published_bits: float | None = None  # by AC-GC's own counting
     bound: fixed.Bound = field(default_factory=fixed.Bound)
-    _levels: Tensor | None = None  # (2^b - 1)^2 of each sample in the last pass
     _cost: Tensor | None = None  # (samples,) variance times levels, from the last backward pass
-    _spread: Tensor | None = None  # (samples,) squared norm of the values, in the last forward pass
-    _rate: float = 0.0  # cost over spread, at the last measurement
+    _measured: Tensor | None = None  # the levels of the forward pass that it belongs to
+    _variance: Tensor | None = None  # added to the weights' gradients in the last backward pass
     _per_index: Tensor | None = None  # with indices: |dY|^2 of every sample, running half-half
     _indices: Tensor | None = None
 
@@ -80,14 +83,19 @@ class Site:
         assert self._cost is not None, "asked for after a backward pass"
         return self._cost
 
+    @property
+    def variance(self) -> float:
+        """What rounding here adds to the weights' gradients, as predicted in the last backward pass; else NaN."""
+        return math.nan if self._variance is None else float(self._variance)
+
     def pack(self, tensor: Tensor, seed: int, indices: Tensor | None) -> Packed:
         """Keep the values of a tensor, (N, ...)."""
         self._note(tensor, indices)
         if self.scheme.way == FIXED:
             kept = fixed.pack(tensor, self.scheme, self.bound, seed)
-            self.last_bits = fixed.average_bits(kept, tensor.numel())
-            return Packed(kept, self)
-        return Packed(codes.pack_values(tensor, self._widths(tensor), seed), self)
+            return self._counted(kept, tensor.numel())
+        widths = self._widths(tensor)
+        return self._packed(codes.pack_values(tensor, widths, seed), widths)
 
     def pack_normalised(
         self, tensor: Tensor, mean: Tensor, inv_std: Tensor, seed: int, indices: Tensor | None
@@ -97,12 +105,28 @@ class Site:
         self._note(tensor, indices)
         if self.scheme.way == FIXED:
             kept = fixed.pack_normalised(tensor, mean, inv_std, self.scheme, self.bound, seed)
-            self.last_bits = fixed.average_bits(kept, tensor.numel())
-            return Packed(kept, self)
+            return self._counted(kept, tensor.numel())
         per_channel = tensor.numel() // max(tensor.shape[1], 1)
         floor = 4 if per_channel < FEW else 1
         widths = tuple(max(width, floor) for width in self._widths(tensor))
-        return Packed(codes.pack_normalised(tensor, mean, inv_std, widths, seed), self)
+        return self._packed(codes.pack_normalised(tensor, mean, inv_std, widths, seed), widths)
+
+    def _counted(self, kept: Kept, count: int) -> Packed:
+        self.last_bits = fixed.average_bits(kept, count)
+        self.published_bits = fixed.published_bits(kept, self.scheme, count)
+        return Packed(kept, self)
+
+    def pack_rows(self, zhat: Tensor, seed: int, indices: Tensor | None, row: int) -> Packed:
+        """Keep a row norm's input, (N, ...), given normalised, of `row` values each."""
+        self.least = max(int(self.scheme.bits or 1), 1)
+        self._note(zhat, indices)
+        floor = 4 if row < FEW else 1
+        widths = tuple(max(width, floor) for width in self._widths(zhat))
+        return self._packed(codes.pack_values(zhat, widths, seed), widths)
+
+    def _packed(self, kept: Kept, widths: tuple[int, ...]) -> Packed:
+        levels = torch.tensor([(2.0**width - 1) ** 2 for width in widths]) if self.scheme.adaptive else None
+        return Packed(kept, self, levels=levels)
 
     def add_cost(self, packed: Packed, gradient: Tensor, noise: Callable[..., Any]) -> None:
         """Learn, in the backward pass, what the rounding cost.
@@ -111,35 +135,52 @@ class Site:
             gradient: of the layer's output, (N, ...).
             noise: (energy of each sample, |dY|^2 of each) -> variance of the weight's gradient, each (N,).
         """
-        energy, levels = packed.kept.energy, self._levels
-        if energy is None or levels is None or len(energy) != len(gradient) or isinstance(gradient, FakeTensor):
+        if packed.kept.energy is None or gradient.dim() < 2 or isinstance(gradient, FakeTensor):
+            return
+        self.add_squares(packed, torch.linalg.vector_norm(gradient.detach().flatten(1).float(), dim=1).square(), noise)
+
+    def add_squares(self, packed: Packed, square: Tensor, noise: Callable[..., Any]) -> None:
+        """As `add_cost`, from the gradient's squared norm in each sample, (N,)."""
+        energy, levels = packed.kept.energy, packed.levels
+        if energy is None or levels is None or len(energy) != len(square) or isinstance(square, FakeTensor):
             return
         if packed.gain is not None:
             energy = energy * packed.gain
-        square = torch.linalg.vector_norm(gradient.detach().flatten(1).float(), dim=1).square()
         if not bool(torch.isfinite(square).all()):
             return  # a step that the loss scaler will skip
+        again = self._measured is levels  # another layer that reads the same values
+        found = noise(energy.float(), square.to(energy.device)).sum()
+        self._variance = self._variance + found if again and self._variance is not None else found
         if self._per_index is not None and self._indices is not None:
             square = self._running(square.cpu())
         elif self.scheme.adaptive:
             square = square.mean().expand(len(square))
         cost = noise(energy.float(), square.to(energy.device)) * levels.to(energy.device)
-        self._cost = cost if self._fresh or self._cost is None else self._cost + cost
-        self._fresh = False
-        total = float(self._spread.sum()) if self._spread is not None else 0.0
-        self._rate = float(self._cost.sum()) / total if total else 0.0
+        self._cost = self._cost + cost if again and self._cost is not None else cost
+        self._measured = levels
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learnt, for a checkpoint."""
+        return {**learnt.taken(self, LEARNT), "bound": self.bound.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any], where: str) -> None:
+        """Go on from what `state_dict` gave."""
+        learnt.given(self, LEARNT, state, where)
+        self.bound.load_state_dict(state["bound"], where)
 
     def as_row(self) -> dict[str, Any]:
         """For a report."""
         row: dict[str, Any] = {"layer": self.name, "values": self.count, "bits": round(self.last_bits, 2)}
+        if self.published_bits is not None:
+            row["published_bits"] = round(self.published_bits, 2)
         if self.bound.measured is not None:
             row |= {"error": self.bound.measured, "bound": self.scheme.error}
         return row
 
-    _fresh: bool = True
-
     def _note(self, tensor: Tensor, indices: Tensor | None) -> None:
-        self.count, self.items, self._fresh = tensor.numel(), tensor.shape[0] if tensor.dim() else 1, True
+        if tensor.is_meta:
+            backend_of(tensor)  # says that there are no kernels
+        self.count, self.items = tensor.numel(), tensor.shape[0] if tensor.dim() else 1
         self._indices = indices
 
     def _widths(self, tensor: Tensor) -> tuple[int, ...]:
@@ -148,8 +189,7 @@ class Site:
             self.last_bits = float(self.scheme.bits or 0)
             return (int(self.scheme.bits or 0),)
         flat = dense.rows(tensor, tensor.shape[0]) if dense.samples_lie_apart(tensor) else tensor.flatten(1)
-        self._spread = torch.linalg.vector_norm(flat.float(), dim=1).square()
-        weights = self._spread
+        weights = torch.linalg.vector_norm(flat.float(), dim=1).square()
         if self._per_index is not None and self._indices is not None and len(self._indices) == len(weights):
             known = self._per_index[self._indices]
             typical = known[~known.isnan()].mean() if bool((~known.isnan()).any()) else torch.tensor(1.0)
@@ -159,7 +199,6 @@ class Site:
         else:
             average, sizes = max(self.average, 1.0), [1.0] * len(weights)
             widths = bit_rules.allocate(weights.cpu().numpy(), sizes, average, least=self.least).tolist()
-        self._levels = torch.tensor([(2.0**width - 1) ** 2 for width in widths])
         self.last_bits = sum(widths) / len(widths)
         return tuple(int(width) for width in widths)
 

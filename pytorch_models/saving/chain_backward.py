@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from pytorch_models.kernel_arrays import DenseLike
 from pytorch_models.saving.chain_call import ChainCall
 from pytorch_models.saving.chain_saved import CodedValues, SavedChain, as_they_are
-from pytorch_models.saving.gradient_tiles import FinishedTiles, InDtype
+from pytorch_models.saving.gradient_tiles import FinishedTiles, InDtype, MeasuredTiles
 from pytorch_models.saving.masks import TileMasks
 from pytorch_models.saving.norm import Affine, affine
 from pytorch_models.saving.passes import NormGradient, activate_into, normalise_into
@@ -127,6 +128,8 @@ class ChainBackward:
         return outputs
 
     def _decoded(self, index: int, coded: CodedValues) -> Tensor:
+        if coded.block is not None:
+            return coded.block.unpack(coded.parts)
         # Two buffers in turn: a gradient is finished with the input of the unit after the one that asks for it.
         like, name = coded.like, f"decoded{index % 2}"
         values = like.view(self.workspace.take(name, (like.shape.numel(), 1, 1, 1), like.dtype).flatten())
@@ -229,12 +232,14 @@ class ChainBackward:
 
     def _run_unit(self, unit: Unit, index: int, values: Tensor, source: ReadInTiles) -> FinishedTiles | None:
         norm, needs_below = self._norm(index), self._needs_below(index)
+        block: Any = getattr(self.saved.coded[index], "block", None)
+        measured = source if block is None else MeasuredTiles(source)
         backward = UnitBackward(
             unit,
             norm,
             self.saved.parameters[unit.parameters],
             self.workspace,
-            gradient=InDtype(source, self.call.compute_dtype),
+            gradient=InDtype(measured, self.call.compute_dtype),
             dtype=self.call.compute_dtype,
             values=values,
             activations=None,
@@ -247,6 +252,8 @@ class ChainBackward:
             if self.needs_inputs and self.d_inputs is None:
                 self.d_inputs = self._empty_inputs()
             self._set(unit, backward.run(self.d_inputs, accumulate=adds))
+            if isinstance(measured, MeasuredTiles):
+                block.learn(measured, unit.convolution, self.saved.parameters[unit.parameters][2])
             return None
         masked = None
         if needs_below:
@@ -257,16 +264,9 @@ class ChainBackward:
         return self._finished(unit, index, masked, values, norm, backward, scaled=True)
 
     def _finished(
-        self,
-        unit: Unit,
-        index: int,
-        masked: Tensor,
-        values: Tensor,
-        norm: Affine,
-        gradients: NormGradient | UnitBackward,
-        *,
-        scaled: bool,
-    ) -> FinishedTiles:
+        self, unit: Unit, index: int, masked: Tensor, values: Tensor, norm: Affine,
+        gradients: NormGradient | UnitBackward, *, scaled: bool,
+    ) -> FinishedTiles:  # fmt: skip
         terms = None
         statistics = self.saved.statistics[index]
         assert statistics is not None, "a norm has them"

@@ -54,7 +54,7 @@ class _Forward:
         if norm is None:
             assert self.shared is not None, "codes of the inputs are shared"
             parts = self.shared.parts() if call.needs_values[index] else ()
-            self.saved.coded[index] = CodedValues(self.shared.like, parts, None)
+            self.saved.coded[index] = CodedValues(self.shared.like, parts, None, self.shared.block if parts else None)
             return None
         assert call.codec is not None, "coded by something"
         like = dense_like(values)

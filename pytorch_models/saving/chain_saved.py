@@ -22,11 +22,13 @@ class CodedValues(NamedTuple):
         like: its shape and layout.
         parts: what the codec made of it; none where only its shape is needed.
         bits: the mask of the unit's activation, or None.
+        block: a `compressed.block_bits.BlockCodes` that decodes the parts; None = the chain's codec does.
     """
 
     like: DenseLike
     parts: tuple[Tensor, ...]
     bits: Tensor | None
+    block: Any = None
 
 
 class SharedCodes:
@@ -38,10 +40,12 @@ class SharedCodes:
     Args:
         values: (N, C, ...).
         seed: of the rounding.
+        bits: of the block, where they differ by block and sample.
     """
 
-    def __init__(self, values: Tensor, codec: NormCodec, seed: int) -> None:
-        self.codec, self.seed = codec, seed
+    def __init__(self, values: Tensor, codec: NormCodec, seed: int, bits: Any = None) -> None:
+        self.codec, self.seed, self.bits = codec, seed, bits
+        self.block: Any = None  # after `parts`: what decodes them, where `bits` are given
         self._values: Tensor | None = values
         self._like: DenseLike | None = None
         self._parts: tuple[Tensor, ...] = ()
@@ -50,7 +54,9 @@ class SharedCodes:
     @torch.compiler.disable(reason="what is handed from one autograd Function to another is not part of a graph")
     def of(cls, values: Tensor, keeping: InputKeeping) -> SharedCodes | None:
         """By the codec of `keeping`; None where it has none."""
-        return None if keeping.codec is None else cls(values.detach(), keeping.codec, keeping.noise_seed)
+        if keeping.codec is None:
+            return None
+        return cls(values.detach(), keeping.codec, keeping.noise_seed, keeping.block)
 
     @property
     def like(self) -> DenseLike:
@@ -66,7 +72,10 @@ class SharedCodes:
         """What the codec made of the values, which are then let go."""
         mean, inv_std = as_they_are(self.like)
         if self._values is not None:
-            self._parts = self.codec.encode(self._values, mean, inv_std, self.seed)
+            if self.bits is not None:
+                self.block, self._parts = self.bits.pack(self._values, self.seed)
+            else:
+                self._parts = self.codec.encode(self._values, mean, inv_std, self.seed)
             self._values = None
         return self._parts
 
@@ -95,7 +104,9 @@ class SavedChain:
     def store(self, ctx: Any, outputs: Tensor | None, parameters: tuple[Tensor | None, ...]) -> None:
         """Hand everything to autograd; which positions hold statistics, and codes' layouts, stay on `ctx`."""
         ctx.has_statistics = tuple(statistics is not None for statistics in self.statistics)
-        ctx.coded = tuple(None if coded is None else (coded.like, len(coded.parts)) for coded in self.coded)
+        ctx.coded = tuple(
+            None if coded is None else (coded.like, len(coded.parts), coded.block) for coded in self.coded
+        )
         vectors = [vector for statistics in self.statistics if statistics is not None for vector in statistics]
         codes = [part for coded in self.coded if coded is not None for part in (coded.bits, *coded.parts)]
         mark_own((outputs, *self.values, *codes))
@@ -110,9 +121,9 @@ class SavedChain:
         saved.values, remaining = rest[:units], iter(rest[units:])
         for index, layout in enumerate(ctx.coded):
             if layout is not None:
-                like, parts = layout
+                like, parts, block = layout
                 bits = next(remaining)
-                saved.coded[index] = CodedValues(like, tuple(next(remaining) for _ in range(parts)), bits)
+                saved.coded[index] = CodedValues(like, tuple(next(remaining) for _ in range(parts)), bits, block)
         for index, has in enumerate(ctx.has_statistics):
             if has:
                 saved.statistics[index] = (next(remaining), next(remaining), next(remaining))

@@ -150,5 +150,5 @@ def refuse_second_derivative(what: str) -> None:
     if torch.is_grad_enabled():
         raise RuntimeError(
             f"{what} cannot be differentiated twice (create_graph=True): "
-            "build the model with efficient=False where gradients of gradients are needed"
+            "build the model with efficient=False and compressed=None where gradients of gradients are needed"
         )

@@ -53,3 +53,21 @@ class InDtype:
 
     def __getitem__(self, tile: slice, /) -> Tensor:
         return self.source[tile].to(self.dtype)
+
+
+class MeasuredTiles:
+    """Tiles of a gradient, asked for in order, with the squared norm of each sample on the side."""
+
+    def __init__(self, source: ReadInTiles) -> None:
+        self.source, self.shape = source, torch.Size()
+        self._squares: list[Tensor] = []
+
+    def __getitem__(self, tile: slice, /) -> Tensor:
+        part = self.source[tile]
+        self.shape = part.shape
+        self._squares.append(torch.linalg.vector_norm(part.flatten(1).float(), dim=1).square())
+        return part
+
+    def squares(self) -> Tensor:
+        """(N,), when all tiles were asked for."""
+        return torch.cat(self._squares)

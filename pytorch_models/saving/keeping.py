@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,12 +25,14 @@ class InputKeeping:
         noise_seed: of the codes' rounding.
         plain_order: the modules themselves run in the forward pass, so that outputs are the plain model's to the bit.
         sink: where the block that made the input takes over its gradient.
+        block: a `compressed.block_bits.BlockBits`, by which what the block reads is coded; None = by the codec.
     """
 
     codec: NormCodec | None = None
     noise_seed: int = 0
     plain_order: bool = False
     sink: GradientSink | None = None
+    block: Any = None
 
     @classmethod
     def of(cls, policy: MemoryPolicy, seeds: NoiseSeeds, made_by: BlockCall | None = None) -> InputKeeping:
@@ -72,4 +75,4 @@ class NetworkKeeping:
         """For one chain or norm of a part, with noise of its own."""
         if self.policy.codec is not None and not self.codes_at(part):
             return InputKeeping()
-        return InputKeeping.of(self.policy, self.seeds)
+        return replace(InputKeeping.of(self.policy, self.seeds), block=vars(part).get("block_bits"))

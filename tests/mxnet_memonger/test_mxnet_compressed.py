@@ -10,6 +10,7 @@ from mxnet_networks import mx
 
 import mxnet_memonger
 from mxnet_memonger import DenseNet, MobileNetV2, ResNet, measure_step
+from mxnet_memonger.coded_operators import normalised_gradient
 from mxnet_memonger.step import StepRunner
 from mxnet_memonger.weights import canonical_weights
 
@@ -87,6 +88,15 @@ def test_few_bytes_are_held_and_the_plan_shows_them(name: str, share: float) -> 
     assert two.saved_bytes < share * plain.saved_bytes
     assert two.saved_bytes < eight.saved_bytes < 0.4 * plain.saved_bytes
     assert two.peak_bytes < plain.peak_bytes
+
+
+def test_a_channel_may_have_more_than_65535_values() -> None:
+    zhat = np.random.default_rng(0).standard_normal((70, 2, 1000)).astype(np.float32)
+    d_out, scale = np.roll(zhat, 1), np.ones(2, np.float32)
+    found, d_weight, d_bias = normalised_gradient(d_out, zhat, scale, "identity", None)
+    means = [array[:, None] / np.float32(zhat.size / 2) for array in (d_bias, d_weight)]
+    assert found.dtype == np.float32
+    assert np.allclose(found, d_out - means[0] - zhat * means[1], atol=1e-5)
 
 
 def test_gradients_of_weights_are_unbiased() -> None:

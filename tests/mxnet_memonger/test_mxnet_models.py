@@ -14,11 +14,12 @@ import zoo
 from mxnet_memonger import LSTM, DenseNet, MobileNetV2, ResNet, build_model, measure_step
 from mxnet_memonger.step import StepRunner
 from mxnet_memonger.weights import canonical_weights, load_weights, save_weights, set_canonical_weights
+from zoo.__main__ import main
 from zoo.densenet import VARIANTS as DENSENETS
 from zoo.frameworks import FRAMEWORKS, why_missing
 from zoo.mobilenet_v2 import VARIANTS as MOBILENETS
 from zoo.options import TrainingError
-from zoo.policy import MemoryPolicy
+from zoo.policy import MemoryPolicy, PolicyNotOfferedError
 from zoo.resnet import VARIANTS as RESNETS
 from zoo.weights import HeadResizedWarning, WeightsError
 
@@ -162,11 +163,23 @@ def test_the_front_of_zoo_reaches_mxnet() -> None:
     assert report.parts["parameter gradients"] == 4 * model.spec.count_parameters()
 
 
+def test_a_comparison_leaves_out_what_mxnet_does_not_offer(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["measure", "lstm_row_mnist", "--framework", "mxnet", "--batch_size", "2"]
+    assert main([*command, "--compare", "True"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("not in the comparison: compressed=2")
+    assert [line.split()[0] for line in lines if line.startswith(("plain", "efficient"))] == ["plain", "efficient"]
+
+
 def test_what_mxnet_does_not_offer_is_refused() -> None:
-    with pytest.raises(ValueError, match="opt_memory=3"):
+    with pytest.raises(PolicyNotOfferedError, match="opt_memory=3"):
         DenseNet(opt_memory=3)
-    with pytest.raises(ValueError, match="compressed=4"):
+    with pytest.raises(PolicyNotOfferedError, match="compressed=4"):
         LSTM(compressed=4)
+    with pytest.raises(PolicyNotOfferedError, match="compressed=L3: schemes are of PyTorch"):
+        ResNet(compressed="L3")
+    with pytest.raises(ValueError, match="features_only=True: mxnet offers no feature maps"):
+        zoo.create_model("resnet20", "mxnet", features_only=True)
     with pytest.raises(TypeError, match="no model in MXNet for a int"):
         build_model(3)
     with pytest.raises(TypeError, match="a model of mxnet_memonger"):

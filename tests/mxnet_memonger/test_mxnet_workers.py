@@ -13,6 +13,7 @@ from mxnet_networks import mx
 
 from mxnet_memonger.launch import launch, main
 from mxnet_memonger.workers import Workers
+from zoo.options import RefusedOptionError
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = str(Path(__file__).parent / "kv_worker.py")
@@ -39,7 +40,7 @@ def test_a_worker_that_fails_ends_all(tmp_path: Path) -> None:
 
 def test_other_launchers_are_refused() -> None:
     torchrun = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}
-    with pytest.raises(ValueError, match=r"python -m mxnet_memonger\.launch"):
+    with pytest.raises(RefusedOptionError, match=r"python -m mxnet_memonger\.launch"):
         Workers.from_environment(torchrun)
     with pytest.raises(SystemExit, match="2"):
         main(["--workers", "0", "demo.py"])

@@ -20,15 +20,14 @@ def peak(kind: Any, fields: dict[str, Any], shape: tuple[int, ...], mode: str, *
     return measure_step(kind(**fields, **flags), shape, mode=mode, repeats=0)
 
 
-@pytest.mark.parametrize(("mode", "most"), [("eager", 0.55), ("graph", 0.35), ("xla", 0.6)])
+@pytest.mark.parametrize(("mode", "most"), [("eager", 0.46), ("graph", 0.3), ("xla", 0.4)])
 def test_a_dense_block_needs_a_fraction(mode: str, most: float) -> None:
     plain, efficient = (peak(DenseNet, DENSE, (8, 3, 32, 32), mode, efficient=flag) for flag in (False, True))
     assert efficient.peak_bytes < most * plain.peak_bytes
     if mode != "xla":
         # Kept are the features once, 24 + 8 * 12 channels, and the stem's output.
         features = 8 * 32 * 32 * (24 + 8 * 12) * 4
-        # An eager tape holds the pooled activation as well, of which a graph reads the shape alone.
-        assert features <= efficient.saved_bytes < (2.3 if mode == "eager" else 1.6) * features
+        assert features <= efficient.saved_bytes < 1.2 * features
         assert plain.saved_bytes > 5 * features
 
 

@@ -17,10 +17,11 @@ import tf_models
 import zoo
 from tf_models import train
 from tf_models.training import Trainer
-from tf_models.weights import canonical_weights, load_arrays
+from tf_models.weights import canonical_weights
 from zoo.data.image_data import ImageData
 from zoo.data.text_data import TextData
 from zoo.options import TrainingError, TrainingOptions
+from zoo.weight_files import load_arrays
 
 BOARD = importlib.util.find_spec("tensorboard") is not None
 ROOT = Path(__file__).resolve().parents[2]

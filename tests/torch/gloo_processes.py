@@ -31,7 +31,7 @@ def main(work: Callable[[int, int, Path], None]) -> None:
     timeout = timedelta(seconds=PATIENCE_SECONDS / 2)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=processes, timeout=timeout)
     work(rank, processes, folder)
-    # What `work` wrapped is gone by now: a wrapper that lets go of the group last can hang, see _leave_group.
+    # What `work` wrapped is gone by now: a wrapper that lets go of the group last can hang, see leave_group.
     gc.collect()
     distributed.destroy_process_group()
 

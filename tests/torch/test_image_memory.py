@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +15,7 @@ import zoo
 from pytorch_models import build_model, measure_step
 from pytorch_models.saving import PlainPathWarning
 from zoo.policy import MemoryPolicy
-from zoo.report import MemoryReport
+from zoo.report import MIB, MemoryReport
 
 BATCH_32 = (32, 3, 224, 224)
 KEEP, LEAST = MemoryPolicy(efficient=True, keep_bottleneck=True), MemoryPolicy(efficient=True)
@@ -60,6 +61,18 @@ def test_codes_are_a_fraction_of_plain(name: str, policy: dict[str, Any], times_
     plain, coded = report_of(name), report_of(name, MemoryPolicy(**policy))
     assert coded.saved_bytes * times_less <= plain.saved_bytes
     assert coded.peak_bytes <= peak_share * plain.peak_bytes
+
+
+@pytest.mark.parametrize(("title", "name"), [("ResNet-50", "resnet50"), ("MobileNetV2", "mobilenet_v2")])
+def test_the_readmes_bytes_are_the_trackers(title: str, name: str) -> None:
+    policies = {"plain": MemoryPolicy(), "efficient, keep_bottleneck": KEEP, "efficient": LEAST}
+    policies["compressed 2"] = MemoryPolicy(compressed=2)
+    lines = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith(f"| {title} |")]
+    written = {row[1]: (float(row[2]), float(row[4])) for row in rows}
+    for way, policy in policies.items():
+        report = report_of(name, policy)
+        assert written[way] == pytest.approx((report.saved_bytes / MIB, report.peak_bytes / MIB), rel=0.01), way
 
 
 SMALL: Mapping[str, Mapping[str, Any]] = MappingProxyType(

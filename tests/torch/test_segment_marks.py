@@ -81,6 +81,14 @@ def test_a_segment_inside_a_fused_block_makes_it_plain_and_says_so() -> None:
         assert_same(step(model, images()), expected)
 
 
+def test_globs_leave_out_what_is_never_called() -> None:
+    model = nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(2, 2), nn.Sequential(nn.ReLU())])})
+    with checkpoint_segments(model, "**") as segments:
+        assert segments.names == ("layers.0", "layers.1", "layers.1.0")
+    with checkpoint_segments(small_net(), "") as segments:
+        assert segments.names == ("",), "the whole model, when it is named"
+
+
 def test_names_that_do_not_exist_or_cannot_be_called() -> None:
     model = DenseNet(**TINY)
     with pytest.raises(ValueError, match=r"unknown module 'features\.densblock1': did you mean features\.denseblock1"):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from tf_models.norms import (
-    Norm,
     Statistics,
     flat_statistics,
     norm_gradients,
@@ -25,64 +23,43 @@ from tf_models.operators import (
     max_pool,
     max_pool_gradient,
 )
+from tf_models.saving.coded import Coder
+from tf_models.saving.coded_chain import CodedBackward, CodedRecord
+from tf_models.saving.steps import Step, StepValues
 from tf_models.saving.tied import opaque, tied, with_gradient, zero_after
 
 
-@dataclass(frozen=True)
-class Step:
-    """One norm, activation and convolution, or some of them.
-
-    Args:
-        norm: None = none; then there is no activation either.
-        activation: "relu", "relu6" or "".
-        convolution: None = none.
-        recomputes: the convolution's output is not kept but computed again.
-        pools: a 3x3 max pool ends the step instead of a convolution.
-    """
-
-    norm: Norm | None = None
-    activation: str = ""
-    convolution: Convolution | None = None
-    recomputes: bool = False
-    pools: bool = False
-
-
-@dataclass(frozen=True)
-class StepValues:
-    """The tensors of a step.
-
-    Args:
-        scale: gamma and beta of the norm, or ().
-        running: mean and variance of a norm that does not train.
-        weights: kernel and, perhaps, bias of the convolution, or ().
-    """
-
-    scale: tuple[Any, ...] = ()
-    running: tuple[Any, Any] | None = None
-    weights: tuple[Any, ...] = ()
-
-
 def chain(
-    inputs: Any, steps: Sequence[Step], values: Sequence[StepValues], shortcut: Any = None, activation: str = ""
+    inputs: Any,
+    steps: Sequence[Step],
+    values: Sequence[StepValues],
+    shortcut: Any = None,
+    activation: str = "",
+    coder: Coder | None = None,
+    keeps_input: bool = False,
 ) -> tuple[Any, list[Statistics]]:
     """Run steps one after the other; kept are their inputs alone, but for outputs that are computed again.
 
-    Exact: rebuilt from a step's input and its statistics is what the forward pass had.
+    Exact: rebuilt from a step's input and its statistics is what the forward pass had. With a coder the outputs are
+    the same to the bit, and gradients are unbiased: nothing is computed again, and inputs are kept as codes.
 
     Args:
         inputs: images.
         steps, values: what to run.
         shortcut: is added to the last step's output; None = nothing.
         activation: after that.
+        coder: codes what is kept; None = nothing is coded.
+        keeps_input: the chain's own input is never coded, such as a network's.
 
     Returns:
         The output, and the statistics of each norm, whose running ones are to be moved once.
     """
-    run = _Chain(steps, [one.running for one in values], activation, shortcut is not None)
+    record = None if coder is None else CodedRecord(steps, coder, keeps_input)
+    run = _Chain(steps, [one.running for one in values], activation, shortcut is not None, record)
     sources = [inputs, *(() if shortcut is None else (shortcut,))]
     parameters = [tensor for one in values for tensor in (*one.scale, *one.weights)]
     run.sizes = [(len(one.scale), len(one.weights)) for one in values]
-    output, *flat = with_gradient(run.forward, [*sources, *parameters])
+    output, *flat = with_gradient(run.forward, sources, parameters)
     return output, unflatten_statistics(flat)
 
 
@@ -90,9 +67,14 @@ class _Chain:
     """One call of `chain`."""
 
     def __init__(
-        self, steps: Sequence[Step], running: Sequence[tuple[Any, Any] | None], activation: str, adds: bool
+        self,
+        steps: Sequence[Step],
+        running: Sequence[tuple[Any, Any] | None],
+        activation: str,
+        adds: bool,
+        record: CodedRecord | None,
     ) -> None:
-        self.steps, self.running, self.activation, self.adds = steps, running, activation, adds
+        self.steps, self.running, self.activation, self.adds, self.record = steps, running, activation, adds, record
         self.sizes: list[tuple[int, int]] = []
 
     def forward(self, *given: Any) -> tuple[list[Any], Any]:
@@ -101,21 +83,36 @@ class _Chain:
         scales, weights = self._split(given[2 if self.adds else 1 :])
         values, kept, found = inputs, [inputs], []
         for place, step in enumerate(self.steps):
+            read, statistics = values, None
             if step.norm is not None:
                 gamma, beta = scales[place]
                 values, statistics = normalise(values, gamma, beta, self.running[place], step.norm)
                 values = activate(values, step.activation)
                 found.append(statistics)
-            if step.convolution is not None:
-                values = _convolve(values, weights[place], step.convolution)
-            elif step.pools:
-                values = max_pool(values, step.norm.data_format)  # type: ignore[union-attr]
-            kept.append(None if step.recomputes else values)
+            if self.record is not None:
+                self.record.keep(place, read, values, statistics)
+            values = self._after(values, step, weights[place])
+            if self.record is None:
+                kept.append(None if step.recomputes else values)
         output = activate(values if shortcut is None else values + shortcut, self.activation)
+        if self.record is not None:
+            output = self.record.close(output, self.activation)
+            return [output, *flat_statistics(found)], CodedBackward(self.record, scales, weights, self.adds)
         if self.adds:  # XLA would keep what was added up instead of the sum
             output = opaque(output, zero_after(output))
         backward = _Backward(self, scales, weights, kept, found, output)
         return [output, *flat_statistics(found)], backward
+
+    def _after(self, values: Any, step: Step, weights: tuple[Any, ...]) -> Any:
+        """What follows a step's activation."""
+        if step.convolution is not None:
+            return _convolve(values, weights, step.convolution)
+        if not step.pools or step.norm is None:
+            return values
+        outputs = max_pool(values, step.norm.data_format)
+        if self.record is not None:
+            self.record.keep_pool(values, outputs, step.norm.data_format)
+        return outputs
 
     def _split(self, flat: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         scales, weights, place = [], [], 0
@@ -132,7 +129,9 @@ class _Backward:
     def __init__(
         self, run: _Chain, scales: list[Any], weights: list[Any], kept: list[Any], found: list[Statistics], output: Any
     ) -> None:
-        self.run, self.steps, self.scales, self.weights, self.output = run, run.steps, scales, weights, output
+        self.run, self.steps, self.scales, self.weights = run, run.steps, scales, weights
+        # What has no activation is not needed, and an eager tape would keep it.
+        self.output = output if run.activation or run.steps[-1].pools else None
         self.inputs = kept[:-1]  # of each step
         places = [place for place, step in enumerate(run.steps) if step.norm is not None]
         self.statistics = dict(zip(places, found, strict=True))

@@ -16,7 +16,7 @@ def run_recomputed(
 ) -> tuple[Any, list[Any]]:
     """As `tf_models.recurrence.run_plain`: same numbers; kept are the input, and a state a chunk."""
     run = _OverTime(how, seed, len(state))
-    outputs, *ends = with_gradient(run.forward, [values, *state, *weights])
+    outputs, *ends = with_gradient(run.forward, [values, *state], weights)
     return outputs, ends
 
 

@@ -51,32 +51,63 @@ def added_now(total: Any, part: Any) -> Any:
     return tf.cond(zero_after(part) == 0, lambda: total + part, lambda: total)
 
 
-def with_gradient(
-    forward: Callable[..., tuple[Sequence[Any], Callable[..., Sequence[Any]]]], arguments: Sequence[Any]
-) -> list[Any]:
-    """Run `forward(*arguments)`, which gives its outputs and what makes the arguments' gradients of the outputs'.
+def opaque_tensors(tensors: Sequence[Any], zero: Any) -> list[Any]:
+    """As `opaque`, for several at once: XLA keeps them, and not what they are made of."""
+    same = tf.cond(
+        zero == 0,
+        lambda: tuple(tf.identity(one) for one in tensors),
+        lambda: tuple(tf.zeros_like(one) for one in tensors),
+    )
+    return list(same)
 
-    A second derivative is refused: the backward pass reads what it kept behind TensorFlow's back.
+
+def with_gradient(
+    forward: Callable[..., tuple[Sequence[Any], Callable[..., Sequence[Any]]]],
+    sources: Sequence[Any],
+    parameters: Sequence[Any],
+) -> list[Any]:
+    """Run `forward(*sources, *parameters)`, which gives outputs, and what makes of their gradients all others.
+
+    A second derivative is refused: the backward pass reads what it kept behind TensorFlow's back. Neither the sources
+    nor the outputs are held for the backward pass, but what `forward` itself keeps.
 
     Raises:
         NotImplementedError: when a second derivative is asked for.
     """
+    witnesses = [_witness(one) for one in sources]
+    returned: list[Any] = []
 
     @tf.custom_gradient
     def run(*given: Any) -> Any:
+        held = given[len(sources) :]
         # Else an eager tape records what runs inside as well, and keeps all of it.
-        outputs, backward = forward(*(tf.stop_gradient(one) for one in given))
+        plain = [tf.stop_gradient(one) for one in given[: len(sources) + len(parameters)]]
+        outputs, backward = forward(*plain)
 
         def gradients(*incoming: Any) -> Any:
             @tf.custom_gradient
             def once(*both: Any) -> Any:
                 return tuple(backward(*both[: len(incoming)])), _refuse
 
-            return once(*incoming, *given)
+            return [*once(*incoming, *held), *(None for _ in witnesses)]
 
-        return tuple(outputs), gradients
+        returned.extend(outputs)
+        return returned, gradients
 
-    return list(run(*arguments))
+    outputs = list(run(*sources, *parameters, *witnesses))
+    if tf.executing_eagerly():
+        # An eager tape keeps what `run` returned for its structure alone, and with it every output's memory.
+        returned[:] = [tf.zeros([], one.dtype) for one in returned]
+    return outputs
+
+
+@tf.custom_gradient
+def _witness(source: Any) -> Any:
+    """One value of a source, by which a second derivative finds that there is a way to it.
+
+    Gathered, because a slice would share the source's memory and keep all of it.
+    """
+    return tf.gather(tf.reshape(tf.stop_gradient(source), [-1]), [0]), _refuse
 
 
 def _refuse(*_: Any) -> Any:

@@ -7,6 +7,7 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,7 +40,13 @@ def test_mmengine_trains_a_config_file(tmp_path: Path) -> None:
     told = run_train(tmp_path)
     assert "compressed L3: 2.0" in told or "compressed L3: 1." in told
     assert "loss:" in told
-    assert list(tmp_path.glob("epoch_1.pth"))
+    from pytorch_models.adapters.mmengine_hook import CompressionHook, ZooClassifier
+
+    saved = torch.load(tmp_path / "epoch_1.pth", weights_only=False)
+    hook, runner = CompressionHook("L3"), SimpleNamespace(model=ZooClassifier("resnet20", num_classes=10))
+    hook.before_run(runner)
+    hook.after_load_checkpoint(runner, saved)
+    assert runner.model.compression.steps == saved["compression"][0]["steps"] == 3
 
 
 @pytest.mark.slow
@@ -93,7 +100,7 @@ def test_example_configs_name_hooks_that_exist(path: Path) -> None:
         getattr(mmengine_hook, found[0]["type"].split(".")[-1])(**options)
 
 
-def test_lightning_trains() -> None:
+def test_lightning_trains(tmp_path: Path) -> None:
     lightning = pytest.importorskip("lightning", reason=WHY.format("lightning", "lightning==2.6.6"))
     from pytorch_models.adapters.lightning_callback import CompressionCallback
 
@@ -112,12 +119,19 @@ def test_lightning_trains() -> None:
 
     targets = torch.arange(64) % 10
     data = torch.utils.data.TensorDataset(F.one_hot(targets, 64).float() + torch.randn(64, 64) / 10, targets)
-    module = Digits()
-    trainer = lightning.Trainer(
-        max_epochs=8, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[CompressionCallback("L3")],
-    )  # fmt: skip
-    trainer.fit(module, torch.utils.data.DataLoader(data, 16))
+
+    def fit(path: Path | None = None) -> tuple[Any, Any]:
+        module = Digits()
+        trainer = lightning.Trainer(
+            max_epochs=8, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, callbacks=[CompressionCallback("L3")],
+        )  # fmt: skip
+        trainer.fit(module, torch.utils.data.DataLoader(data, 16), ckpt_path=path)
+        return module, trainer
+
+    module, trainer = fit()
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert fit(tmp_path / "a.ckpt")[0].model.compression.steps == module.model.compression.steps > 0
     assert type(module.model[0]).__name__ == "QLinear"
     assert module.losses[-1] < module.losses[0] / 2
 
@@ -138,10 +152,14 @@ def test_huggingfaces_trainer_trains_beside_our_kernels(scheme: str, tmp_path: P
     data = [{"input_ids": torch.full((16,), 5 + index % 2), "labels": index % 2} for index in range(32)]
     arguments = transformers.TrainingArguments(
         str(tmp_path), num_train_epochs=6, per_device_train_batch_size=8, learning_rate=3e-3, report_to=[],
-        save_strategy="no", use_cpu=True, logging_steps=4, disable_tqdm=True,
+        save_strategy="epoch", save_total_limit=1, use_cpu=True, logging_steps=4, disable_tqdm=True,
     )  # fmt: skip
     trainer = transformers.Trainer(model, arguments, train_dataset=data, callbacks=[CompressionCallback(scheme)])
     trainer.train()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert losses[-1] < losses[0] / 2
     assert (type(model.classifier).__name__ == "QLinear") == (scheme == "L3")
+    if scheme == "L3":
+        other = transformers.BertForSequenceClassification(config)
+        CompressionCallback(scheme).on_train_begin(arguments, trainer.state, None, model=other)
+        assert other.compression.steps == model.compression.steps > 0
