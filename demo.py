@@ -121,7 +121,7 @@ def demo(
     with command.expected_errors(command.USAGE):
         framework_package.check_device(device, amp)
     framework_package.set_seed(seed)
-    with command.expected_errors(command.USAGE):
+    with command.expected_errors(command.USAGE):  # flags that the framework does not offer
         network = framework_package.build_model(experiment.config, experiment.policy)
     say_what_starts(experiment, images)
     if experiment.budget is not None:

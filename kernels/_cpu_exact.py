@@ -7,7 +7,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from kernels import arguments
+from kernels import arguments, checks
 from kernels._cpu_codes import SPAN, pack_span, pack_wide_span, unpack_span, unpack_wide_span
 from kernels._cpu_formats import computable, load, window
 from kernels._cpu_threads import jit, jit_parallel, most_threads, run
@@ -112,7 +112,7 @@ def _integers_scratch() -> np.ndarray:
 def pack_integers(values: np.ndarray, bits: int, *, codes: np.ndarray | None = None) -> np.ndarray:
     """As `kernels.reference.pack_integers`."""
     bits = arguments.packed("pack_integers", "values", values, bits, codes, "uint16", "uint8")
-    made = np.empty(arguments.checks.packed_bytes(values.size, bits), np.uint8) if codes is None else codes
+    made = np.empty(checks.packed_bytes(values.size, bits), np.uint8) if codes is None else codes
     flat = values.reshape(-1)
     if flat.dtype == np.uint8 and bits in (1, 2, 4, 8):
         run(pack_parts, pack_part, flat.size, (flat, bits, False, made.reshape(-1)), _codes_scratch())

@@ -119,7 +119,7 @@ def jit_sum(function: Callable[..., Any]) -> Any:
 def _compiled(function: Callable[..., Any], **options: Any) -> Any:
     dispatcher: Any = numba.njit(nogil=True, error_model="numpy", **options)(function)
     with suppress(RuntimeError):  # no folder can be written to, neither beside the source nor the user's cache
-        dispatcher._cache = _SourceCache(function)
+        dispatcher._cache = _SourceCache(function)  # type: ignore[no-untyped-call]
     return dispatcher
 
 
@@ -127,7 +127,7 @@ class _SourceCache(FunctionCache):
     """numba's cache, but a change in any kernel file makes all entries stale, not only in the function's own file."""
 
     def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
-        return (*super()._index_key(sig, codegen), source_digest())
+        return (*super()._index_key(sig, codegen), source_digest())  # type: ignore[no-untyped-call]
 
 
 @functools.cache

@@ -90,6 +90,16 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path, monkeypatch: pytest
     assert "holds 1 finished epoch, but not their checkpoint" in err
 
 
+def test_what_a_framework_does_not_offer_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pytorch_models
+
+    def build_model(config: object, policy: object) -> object:
+        raise ValueError("compressed=2: not offered")
+
+    monkeypatch.setattr(pytorch_models, "build_model", build_model)
+    assert run(*TINY, "--compressed", "2") == (2, "", "demo.py: compressed=2: not offered\n")
+
+
 def test_a_comparison_that_does_not_fit_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pytorch_models
 

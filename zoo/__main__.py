@@ -13,6 +13,7 @@ from zoo import flags
 from zoo.atomic_write import DiskFullError
 from zoo.broken_pipe import give_up_output
 from zoo.choices import unknown
+from zoo.measuring import image_shape_for
 from zoo.options import TrainingError
 from zoo.policy import PolicyNotOfferedError, compared_flags
 from zoo.report import format_comparison, format_report
@@ -119,7 +120,7 @@ def plan_command(
     from zoo.planning import study
 
     built = zoo.create_model(model, framework)
-    shape = zoo.image_shape_for(built, image_size, batch_size)
+    shape = image_shape_for(built, image_size, batch_size)
     words = tuple(word.strip() for word in allow.split(",") if word.strip())
     asked: dict[str, Any] = {"allow": words, "max_noise": max_noise, "times": times, "framework": framework}
     found = study(built, shape, budget=budget, **asked)

@@ -119,7 +119,10 @@ def is_scheme(text: object) -> bool:
 
 def _unknown(name: str, start: str, fixed: re.Match[str] | None) -> str:
     there = f"1, 2, 4, 8, {', '.join(SCHEMES)}, gact:<1|2|4|8>, quant<1..16>, quantz<1..16>"
-    nearest = lambda text: str(min(GROUP_WIDTHS, key=lambda width: abs(width - int(text))))  # noqa: E731
+
+    def nearest(text: str) -> str:
+        return str(min(GROUP_WIDTHS, key=lambda width: abs(width - int(text))))
+
     if start == "gact":
         close = ["gact:" + (nearest(name[5:]) if name[5:].isdecimal() else "4")]
     elif fixed is not None:
