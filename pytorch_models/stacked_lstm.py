@@ -65,6 +65,11 @@ class StackedLSTM(nn.LSTM):
         super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
         self.efficient = efficient
         codec = MemoryPolicy(compressed=compressed).codec
+        if compressed is not None and codec is None:
+            raise ValueError(
+                f"StackedLSTM: compressed={compressed!r} is a scheme for whole models: give 1, 2, 4, 8, fixed:2 to "
+                f"fixed:16, half or bfloat16, or compress(model, {compressed!r})"
+            )
         self.codec = None if codec is None else SequenceCodec(codec)
         self.seeds = NoiseSeeds()
 

@@ -215,6 +215,11 @@ def test_two_backward_passes_of_one_step_agree_and_a_second_derivative_is_refuse
         torch.autograd.grad(loss, parameters, create_graph=True)
 
 
+def test_a_layer_alone_takes_no_scheme() -> None:
+    with pytest.raises(ValueError, match=r"'L3' is a scheme for whole models: give 1, 2, 4, 8"):
+        StackedLSTM(3, 5, compressed="L3")
+
+
 @pytest.mark.parametrize("mode", ["eval", "no_grad", "nothing trains"])
 @pytest.mark.parametrize("shape", [SHAPES[2], SHAPES[4]], ids=str)
 def test_other_modes(mode: str, shape: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
