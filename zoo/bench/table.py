@@ -91,7 +91,7 @@ class Bench:
         framework: what it needs.
         quick: a form for two cores and a minute or two.
         whole: the form whose sizes are the published ones.
-        takes: how long the quick and the whole form take, in words.
+        takes: how long the quick form took, and the whole form is estimated to take, on two cores, in words.
         pictured: keys of the measured and the published values that the picture shows as bars.
         picture_label: what those values are.
         notes: what to know when published and measured figures are compared.
