@@ -133,6 +133,11 @@ MODES: Mapping[str, tuple[Mode, ...]] = MappingProxyType(
                 "tests/tensorflow/test_tf_training.py::test_a_model_is_loaded_in_a_new_process",
             ),
             Mode(
+                "compressed, in eager, tf.function and XLA",
+                "outputs to the bit",
+                "tests/tensorflow/test_tf_compressed.py::test_outputs_and_statistics_are_those_without_codes_to_the_bit",
+            ),
+            Mode(
                 "second derivatives",
                 "no: gradients are written out; refused",
                 f"{_EXACT}a_second_derivative_is_refused",
