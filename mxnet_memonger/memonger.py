@@ -21,6 +21,7 @@ from mxnet_memonger.costs import open_costs, worker_setting
 from mxnet_memonger.ledger import Point
 from mxnet_memonger.mirror_plan import PlanSpace
 from mxnet_memonger.plan_info import PlanInfo, PlanPoint
+from mxnet_memonger.planning import CutGraph
 from mxnet_memonger.rewrites import flat_concat
 from mxnet_memonger.saving import mirror
 from mxnet_memonger.search import Rank, Search, Unplanned, within_work
@@ -105,10 +106,8 @@ def search_plan(
     _check_settings(ntrial, bytes_per_flop, most_recomputed, workers)
     if limit is not None and most_recomputed is not None:
         raise ValueError("search_plan: budget and most_recomputed limit one another: give one of them")
-    with _open_search(_Task("search_plan", sym, type_dict, input_shapes, copies, workers, seed, ntrial)) as (
-        search,
-        opened,
-    ):
+    task = _Task("search_plan", sym, type_dict, input_shapes, copies, workers, seed, ntrial)
+    with _open_search(task) as (search, opened):
         rank = _rank(search.space, limit, most_recomputed, bytes_per_flop)
         best = search.first(rank, brief=ntrial == 0)
         if ntrial:

@@ -107,12 +107,17 @@ def in_order(
     done, stack = ~mirrored, np.empty(count + 1, np.int64)
     for b in range(len(owner)):
         own = owner[b]
-        for r in range(read_starts[b], read_starts[b + 1]):
-            i, output = reads[r, 1], reads[r, 2]
-            # A backward operator whose owner does not run again reads its inputs as they were.
-            if reads[r, 0] == GRADIENT or done[i] or (own >= 0 and not mirrored[own]):
-                continue
-            if copied[i] and i != own and output == 0:
+        for r in range(read_starts[b], read_starts[b + 1] + 1):
+            if r < read_starts[b + 1]:
+                i, output = reads[r, 1], reads[r, 2]
+                # A backward operator whose owner does not run again reads its inputs as they were.
+                if reads[r, 0] == GRADIENT or done[i] or (own >= 0 and not mirrored[own]):
+                    continue
+                if copied[i] and i != own and output == 0:
+                    continue
+            elif own >= 0 and not done[own]:
+                i = own  # runs again at last, whether anybody reads it or not
+            else:
                 continue
             depth, stack[0] = 0, i
             while depth >= 0:

@@ -26,7 +26,7 @@ MOST_KICKS = 8  # in a row without a gain
 HOTTEST, COLDEST = 0.003, 0.0002  # worsenings by this share are taken in e out of one cases, at first and at last
 CHANGES_AT_ONCE = 30  # before the changes to choose from are thought of anew
 ENOUGH = 0.0005  # a round of changes that gains less than this share is the last
-BOUND_STARTS, BOUND_DRAFTS, BOUND_FRONTIER = 8, 12, 40  # of what was replayed, how many are bound
+BOUND_STARTS, BOUND_DRAFTS, BOUND_FRONTIER = 8, 40, 40  # of what was replayed, how many are bound
 REPLAYS = 60  # times as much work may be replayed as may be bound, in about the same time
 WITHOUT_REPLAYS = 4  # times the work, where nothing is replayed
 FRONTIER_PART = 16  # of that work is for each point of the frontier
@@ -100,7 +100,8 @@ class Search:
         return self._climb_on(self.bound, min(self.bound.points.values(), key=rank), rank)
 
     def _bind_best(self, rank: Rank, count: int) -> Point:
-        ranked = sorted(self.drafts.points.values(), key=rank)[:count]
+        distinct = {rank(point): point for point in self.drafts.points.values()}
+        ranked = [distinct[key] for key in sorted(distinct)[:count]]
         unplanned = Choice(frozenset(), frozenset(self.space.operators))
         choices = [*(point.choice for point in ranked), self.as_it_came, unplanned]
         points = [self.bound.point(choice) for choice in self.bound.in_turn(choices)]
@@ -160,21 +161,23 @@ class Search:
         return best
 
     def anneal(self, ledger: Ledger, start: Point, rank: Rank, work: int) -> Point:
-        """Change one thing at a time, at first also for the worse, until so much work is done; then climb.
+        """Change one thing at a time, at first also for the worse, until so much work is done.
 
         After Kirkpatrick, Gelatt and Vecchi 1983.
         """
         at = best = start
-        order, begun = random.Random(self.seed), ledger.work
-        while ledger.work > begun - work and not ledger.is_over:
-            for change in self._changes(at, order)[:CHANGES_AT_ONCE]:
-                passed = min(1.0, (begun - ledger.work) / work)
-                heat = HOTTEST * (COLDEST / HOTTEST) ** passed
-                found = ledger.point(change(at.choice))
-                worse = _worsening(rank(at), rank(found))
-                if worse <= 0 or order.random() < math.exp(-worse / heat):
-                    at = found
-                    best = min(best, at, key=rank)
+        order, changes = random.Random(self.seed), list[Change]()
+        steps = work // ledger.work_of_a_plan  # known plans count too: a small network has no others
+        for step in range(steps):
+            changes = changes or self._changes(at, order)[:CHANGES_AT_ONCE]
+            if ledger.is_over or not changes:
+                break
+            heat = HOTTEST * (COLDEST / HOTTEST) ** (step / steps)
+            found = ledger.point(changes.pop(0)(at.choice))
+            worse = _worsening(rank(at), rank(found))
+            if worse <= 0 or order.random() < math.exp(-worse / heat):
+                at = found
+                best = min(best, at, key=rank)
         return best
 
     def _changes(self, at: Point, order: random.Random) -> list[Change]:

@@ -20,12 +20,18 @@ from mxnet_memonger.binding import plan_bytes
 from mxnet_memonger.operators import forward_flops
 from mxnet_memonger.planning import find_cuts
 from mxnet_memonger.saving import mirrored_names
+from mxnet_memonger.starts import piles
 from mxnet_memonger.symbol_graph import SymbolGraph
 from zoo.planner import InfeasibleBudgetError
 from zoo.planner.budget import parse_budget
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGE = {"data": (16, 3, 32, 32)}
+
+
+@pytest.fixture(autouse=True)
+def _short_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memonger, "WORK_A_TRIAL", 4000)
 
 
 def search(sym: Any, shapes: dict[str, Any] = LARGE, **settings: Any) -> Any:
@@ -98,16 +104,22 @@ def test_without_copies_the_arguments_are_marks_alone() -> None:
     assert planned.list_arguments() == sym.list_arguments()
 
 
-def test_worker_processes_find_what_this_process_finds() -> None:
-    found = [search(residual_network(2), workers=workers, ntrial=0)[1].chosen.bytes for workers in (0, 2)]
-    assert found[0] == found[1]
+def test_a_search_finds_the_same_plans_again_however_many_processes_help() -> None:
+    """Also on a slow machine: work is counted, not time."""
+    found = []
+    for workers in (0, 2, 0):
+        planned, info = search(residual_network(2), workers=workers)
+        points = [(point.bytes, point.recomputed_flops, point.kept) for point in info.frontier]
+        found.append((info.bound, points, planned.tojson()))
+    assert found[0] == found[1] == found[2]
+    assert found[0][0] > 20
 
 
 def test_a_plan_of_a_plan_is_a_plan() -> None:
     planned, info = search(residual_network())
     again, more = search(planned)
     assert more.before_bytes == info.chosen.bytes
-    assert more.chosen.bytes <= 1.02 * info.chosen.bytes
+    assert more.chosen.bytes <= info.chosen.bytes
     assert_same_bits(step_results(again, LARGE), step_results(residual_network(), LARGE))
 
 
@@ -168,9 +180,8 @@ def test_a_cut_is_kept_when_more_than_the_threshold_has_piled_up(
 
 def test_piles_of_a_search_are_shares_of_a_network() -> None:
     task = memonger._Task("test", chain_of_megabytes(9), None, {"data": (256, 1024)}, workers=0)
-    with memonger._open_search(task) as search:
-        piles = [sorted(choice.outputs) for choice in search._piles()]
-        names = [[search.space.graph.nodes[index].name for index in pile] for pile in piles]
+    space = memonger._Opened.of(task).space
+    names = [[space.graph.nodes[index].name for index in sorted(choice.outputs)] for choice in piles(space)]
     assert names[:2] == [["n2", "n5", "n8"], ["n1", "n3", "n5", "n7"]]  # parts of 9/4 and 9/6 MiB
     assert names[-1] == [f"n{place}" for place in range(9)]
 
