@@ -31,7 +31,7 @@ LARGE = {"data": (16, 3, 32, 32)}
 
 @pytest.fixture(autouse=True)
 def _short_searches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memonger, "WORK_A_TRIAL", 4000)
+    monkeypatch.setattr(memonger, "WORK_A_TRIAL", 2500)
 
 
 def search(sym: Any, shapes: dict[str, Any] = LARGE, **settings: Any) -> Any:
@@ -106,12 +106,12 @@ def test_without_copies_the_arguments_are_marks_alone() -> None:
 
 def test_a_search_finds_the_same_plans_again_however_many_processes_help() -> None:
     """Also on a slow machine: work is counted, not time."""
-    found = []
-    for workers in (0, 2, 0):
-        planned, info = search(residual_network(2), workers=workers)
+    sym, found = residual_network(2), []
+    for workers in (0, 2):
+        planned, info = search(sym, workers=workers)
         points = [(point.bytes, point.recomputed_flops, point.kept) for point in info.frontier]
         found.append((info.bound, points, planned.tojson()))
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1]
     assert found[0][0] > 20
 
 
