@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import platform
+import resource
 import subprocess
 import sys
 import time
@@ -90,14 +91,14 @@ CASES = (
 )
 
 
-def row(case: Case, ntrial: int, frontier: bool) -> str:
+def row(case: Case, ntrial: int, frontier: bool, workers: int | None) -> str:
     """One line of the table, and the frontier below it."""
     sym, shapes = case.build()
     plain = plan_bytes(sym, None, shapes)
     original = original_search(sym, shapes)
-    start = time.monotonic()
-    _, info = memonger.search_plan(sym, ntrial, return_info=True, **shapes)
-    seconds = time.monotonic() - start
+    start = processor_seconds()
+    _, info = memonger.search_plan(sym, ntrial, return_info=True, workers=workers, **shapes)
+    seconds = processor_seconds() - start
     best = info.chosen
     target = case.target_mib or round(0.75 * original / MIB)
     fewer = min((p.bytes for p in info.frontier if p.recomputed_products <= 0.7), default=plain)
@@ -112,6 +113,12 @@ def row(case: Case, ntrial: int, frontier: bool) -> str:
             for point in info.frontier
         ]
     return "\n".join(lines)
+
+
+def processor_seconds() -> float:
+    """Of this process and of all that it has started and that have ended."""
+    used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def real_steps(batch: int, repeats: int) -> None:
@@ -178,6 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="networks whose names hold this")
     parser.add_argument("--ntrial", type=int, default=6, help="how long each search may take, times eight seconds")
+    parser.add_argument("--workers", type=int, help="processes that bind; changes no figure")
     parser.add_argument("--frontier", action="store_true", help="print every point between")
     parser.add_argument("--steps", action="store_true", help="measure real steps instead")
     parser.add_argument("--batch", type=int, default=8, help="for --steps")
@@ -187,11 +195,11 @@ def main() -> None:
     if given.steps:
         real_steps(given.batch, given.repeats)
         return
-    print("| network | plain | original search | here | ratio | to reach | again | at <= 70 % products | search s |")
+    print("| network | plain | original search | here | ratio | to reach | again | at <= 70 % products | processor s |")
     print("|---|---|---|---|---|---|---|---|---|")
     for case in CASES:
         if given.only in case.name:
-            print(row(case, given.ntrial, given.frontier), flush=True)
+            print(row(case, given.ntrial, given.frontier, given.workers), flush=True)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ LINEAR = (
 )
 
 
-def compress(sym: Any, codec: str) -> Any:
+def compress(sym: Any, codec: str, *, twins: bool = True) -> Any:
     """A copy of a Symbol with the same outputs, to the bit, which keeps codes for its backward pass.
 
     Coded are: inputs of BatchNorms, normalised, with their statistics and an exact mask of the ReLU (or ReLU6) after
@@ -37,6 +37,8 @@ def compress(sym: Any, codec: str) -> Any:
 
     Args:
         sym: stays as it is; two-dimensional convolutions and pools are coded.
+        twins: False = no second arguments: each parameter is copied in the forward pass instead, so that
+            `mx.mod.Module`, which cannot share arrays, trains the Symbol. The copies are in MXNet's plan.
         codec: what normalised values are coded by: "1", "2", "4", "8", "fixed:2".."fixed:16", "half", "bfloat16".
 
     Raises:
@@ -48,7 +50,7 @@ def compress(sym: Any, codec: str) -> Any:
         ['data', 'a_weight', 'a_bias']
     """
     check_symbol(sym)
-    return _Rewriting(SymbolGraph.of(sym), codec).symbol()
+    return _Rewriting(SymbolGraph.of(sym), codec, twins).symbol()
 
 
 class _Rewriting:
@@ -58,8 +60,8 @@ class _Rewriting:
     gradient flows (in `flows`). What is in `whole` is both at once, as in any network.
     """
 
-    def __init__(self, graph: SymbolGraph, codec: str) -> None:
-        self.graph, self.codec = graph, codec
+    def __init__(self, graph: SymbolGraph, codec: str, twins: bool) -> None:
+        self.graph, self.codec, self.twins = graph, codec, twins
         self.nodes: list[dict[str, Any]] = []
         self.values: dict[Entry, Entry] = {}
         self.flows: dict[Entry, Entry] = {}
@@ -134,7 +136,12 @@ class _Rewriting:
             node = self.graph.nodes[entry[0]]
             first, place = self.readers[entry][0]
             is_data = place == 0 or (first.op == "BatchNorm" and place > 2)
-            self.values[entry] = self.whole[entry] if is_data else self._copy(node, (), name=node.name + VALUE)
+            if is_data:
+                self.values[entry] = self.whole[entry]
+            elif self.twins:
+                self.values[entry] = self._copy(node, (), name=node.name + VALUE)
+            else:  # through which no gradient goes
+                self.values[entry] = self._add("BlockGrad", node.name + VALUE, [self.whole[entry]])
         return self.values[entry]
 
     def _chains(self) -> dict[int, tuple[int, ...]]:

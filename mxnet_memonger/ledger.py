@@ -45,12 +45,17 @@ class Ledger:
         """Whether the work is done."""
         return self.work <= 0
 
+    @property
+    def work_of_a_plan(self) -> int:
+        """What one costs."""
+        return OVERHEAD + len(self.space.operators)
+
     def point(self, choice: Choice) -> Point:
         """One plan and its cost."""
         plan = self.space.keeping(choice.outputs, choice.whole)
         if plan not in self.points:
             self._learn([choice])
-            self.work -= OVERHEAD + len(self.space.operators)
+            self.work -= self.work_of_a_plan
             self.points[plan] = Point(choice, plan, self._ahead.pop(plan), self.flops(plan))
         return self.points[plan]
 

@@ -71,8 +71,8 @@ def search_plan(
     Args:
         sym: the network. Its marks are hints: `mirror_stage='True'` on a node, or the same integer on the states of
             one time step, says "cut here". None are needed. Marks of an earlier plan are dropped.
-        ntrial: how long to search, at most: so many times eight seconds. It ends earlier when nothing improves. 0 = the
-            best of the plans from which the search would start.
+        ntrial: how much to search: so many times some eight seconds of work. 0 = the best of the plans from which the
+            search would start.
         type_dict: types of inputs by name, where they are not float32.
         budget: bytes that MXNet may allocate, or text such as "2GiB".
         bytes_per_flop: minimise memory + bytes_per_flop * recomputed FLOPs instead.
@@ -81,7 +81,8 @@ def search_plan(
         copies: let identities be inserted behind nodes whose output is to be kept but not their inputs. They cost
             nothing and change no number; without them the plan consists of marks alone.
         workers: processes that try plans; 0 = this one, None = one per core for a large network.
-        seed: of the order in which changes are tried. A search that ends by itself finds the same plan again.
+        seed: of the order in which changes are tried. The same arguments find the same plan again, on any machine
+            and however many processes bind: work is counted, not time.
         input_shapes: by the inputs' names, such as data=(32, 3, 224, 224); none where the Variables carry shapes.
 
     Returns:
@@ -106,10 +107,9 @@ def search_plan(
     _check_settings(ntrial, bytes_per_flop, most_recomputed, workers)
     if limit is not None and most_recomputed is not None:
         raise ValueError("search_plan: budget and most_recomputed limit one another: give one of them")
-    with _open_search(_Task("search_plan", sym, type_dict, input_shapes, copies, workers, seed, ntrial)) as (
-        search,
-        opened,
-    ):
+    own_processes = workers if ntrial else workers or 0  # a few binds are done before a process has started
+    task = _Task("search_plan", sym, type_dict, input_shapes, copies, own_processes, seed, ntrial)
+    with _open_search(task) as (search, opened):
         rank = _rank(search.space, limit, most_recomputed, bytes_per_flop)
         best = search.first(rank, brief=ntrial == 0)
         if ntrial:

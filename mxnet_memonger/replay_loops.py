@@ -13,7 +13,7 @@ VALUE, GRADIENT = 0, 1  # what a backward operator reads
 ALLOCATES, OVERWRITES, SHARES = 0, 1, 2  # what an operator does for its outputs
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def run_again(kept: Any, copied: Any, reader_starts: Any, readers: Any, read_starts: Any, reads: Any) -> Any:
     """As `PlanSpace.mirrored`: all that is not kept, less what nobody would miss."""
     again = np.zeros(len(kept), np.bool_)
@@ -31,7 +31,7 @@ def run_again(kept: Any, copied: Any, reader_starts: Any, readers: Any, read_sta
     return again
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def replay(
     mirrored: Any,
     copied: Any,
@@ -90,7 +90,7 @@ def replay(
     return hand_out(starts, read, made, kinds, readers, every)
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def in_order(
     mirrored: Any, copied: Any, input_starts: Any, inputs: Any, owner: Any, read_starts: Any, reads: Any
 ) -> tuple[Any, Any]:
@@ -107,12 +107,17 @@ def in_order(
     done, stack = ~mirrored, np.empty(count + 1, np.int64)
     for b in range(len(owner)):
         own = owner[b]
-        for r in range(read_starts[b], read_starts[b + 1]):
-            i, output = reads[r, 1], reads[r, 2]
-            # A backward operator whose owner does not run again reads its inputs as they were.
-            if reads[r, 0] == GRADIENT or done[i] or (own >= 0 and not mirrored[own]):
-                continue
-            if copied[i] and i != own and output == 0:
+        for r in range(read_starts[b], read_starts[b + 1] + 1):
+            if r < read_starts[b + 1]:
+                i, output = reads[r, 1], reads[r, 2]
+                # A backward operator whose owner does not run again reads its inputs as they were.
+                if reads[r, 0] == GRADIENT or done[i] or (own >= 0 and not mirrored[own]):
+                    continue
+                if copied[i] and i != own and output == 0:
+                    continue
+            elif own >= 0 and not done[own]:
+                i = own  # runs again at last, whether anybody reads it or not
+            else:
                 continue
             depth, stack[0] = 0, i
             while depth >= 0:
@@ -134,7 +139,7 @@ def in_order(
     return kinds[:events], which[:events]
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def hand_out(starts: Any, read: Any, made: Any, kinds: Any, readers: Any, every: Any) -> int:
     """Bytes of all blocks that MXNet's planner would hand out to values, of which each event reads and makes some."""
     block_of = np.full(len(every), -1, np.int64)
@@ -188,7 +193,7 @@ def hand_out(starts: Any, read: Any, made: Any, kinds: Any, readers: Any, every:
     return size_of[:blocks].sum()
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@numba.njit(cache=True)
 def find(free: Any, frees: int, size_of: Any, freed: Any, size: int) -> int:
     """The smallest free block that is large enough, the one freed first among equals; else the largest smaller one."""
     larger, smaller = -1, -1

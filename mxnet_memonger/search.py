@@ -26,7 +26,7 @@ MOST_KICKS = 8  # in a row without a gain
 HOTTEST, COLDEST = 0.003, 0.0002  # worsenings by this share are taken in e out of one cases, at first and at last
 CHANGES_AT_ONCE = 30  # before the changes to choose from are thought of anew
 ENOUGH = 0.0005  # a round of changes that gains less than this share is the last
-BOUND_STARTS, BOUND_DRAFTS, BOUND_FRONTIER = 8, 12, 40  # of what was replayed, how many are bound
+LEAST_BOUND = 8  # of what was replayed; where there is work for more, a quarter of what may be bound
 REPLAYS = 60  # times as much work may be replayed as may be bound, in about the same time
 WITHOUT_REPLAYS = 4  # times the work, where nothing is replayed
 FRONTIER_PART = 16  # of that work is for each point of the frontier
@@ -86,7 +86,7 @@ class Search:
             self.drafts.point(choice)
             if self.drafts.work < half and not brief:
                 break
-        return self._bind_best(rank, BOUND_STARTS)
+        return self._bind_best(rank, LEAST_BOUND)
 
     def best(self, rank: Rank, frontier: bool) -> Point:
         """The best plan; with a frontier, also what is best for less and less work."""
@@ -94,13 +94,19 @@ class Search:
         if frontier and self.drafts is not self.bound:
             self._search_frontier()
             found = self.drafts.frontier()
-            for place in range(0, len(found), max(1, len(found) // BOUND_FRONTIER)):
+            most = max(LEAST_BOUND, self._binds() // 4)
+            for place in range(0, len(found), max(1, len(found) // most)):
                 self.bound.point(found[place].choice)
-        self._bind_best(rank, BOUND_DRAFTS)
+        self._bind_best(rank, max(LEAST_BOUND, self._binds() // 4))
         return self._climb_on(self.bound, min(self.bound.points.values(), key=rank), rank)
 
+    def _binds(self) -> int:
+        """How many plans may still be bound."""
+        return self.bound.work // self.bound.work_of_a_plan
+
     def _bind_best(self, rank: Rank, count: int) -> Point:
-        ranked = sorted(self.drafts.points.values(), key=rank)[:count]
+        distinct = {rank(point): point for point in self.drafts.points.values()}
+        ranked = [distinct[key] for key in sorted(distinct)[:count]]
         unplanned = Choice(frozenset(), frozenset(self.space.operators))
         choices = [*(point.choice for point in ranked), self.as_it_came, unplanned]
         points = [self.bound.point(choice) for choice in self.bound.in_turn(choices)]
@@ -160,21 +166,23 @@ class Search:
         return best
 
     def anneal(self, ledger: Ledger, start: Point, rank: Rank, work: int) -> Point:
-        """Change one thing at a time, at first also for the worse, until so much work is done; then climb.
+        """Change one thing at a time, at first also for the worse, until so much work is done.
 
         After Kirkpatrick, Gelatt and Vecchi 1983.
         """
         at = best = start
-        order, begun = random.Random(self.seed), ledger.work
-        while ledger.work > begun - work and not ledger.is_over:
-            for change in self._changes(at, order)[:CHANGES_AT_ONCE]:
-                passed = min(1.0, (begun - ledger.work) / work)
-                heat = HOTTEST * (COLDEST / HOTTEST) ** passed
-                found = ledger.point(change(at.choice))
-                worse = _worsening(rank(at), rank(found))
-                if worse <= 0 or order.random() < math.exp(-worse / heat):
-                    at = found
-                    best = min(best, at, key=rank)
+        order, changes = random.Random(self.seed), list[Change]()
+        steps = work // ledger.work_of_a_plan  # known plans count too: a small network has no others
+        for step in range(steps):
+            changes = changes or self._changes(at, order)[:CHANGES_AT_ONCE]
+            if ledger.is_over or not changes:
+                break
+            heat = HOTTEST * (COLDEST / HOTTEST) ** (step / steps)
+            found = ledger.point(changes.pop(0)(at.choice))
+            worse = _worsening(rank(at), rank(found))
+            if worse <= 0 or order.random() < math.exp(-worse / heat):
+                at = found
+                best = min(best, at, key=rank)
         return best
 
     def _changes(self, at: Point, order: random.Random) -> list[Change]:

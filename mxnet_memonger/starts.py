@@ -106,7 +106,7 @@ def nearing(count: int, first: int) -> tuple[int, ...]:
 
     Example:
         >>> nearing(12, 4)
-        (3, 7, 9, 10, 11)
+        (3, 6, 8, 9, 10, 11)
     """
     found, place, apart = [], -1, float(first)
     while place < count - 1:

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from mxnet_networks import assert_same_bits, dense_network, mx, recurrent_network, residual_network, step_results
 
 from benchmarks.original_memonger import original_search
 from mxnet_memonger import memonger
 from mxnet_memonger.binding import plan_bytes
+from mxnet_memonger.costs import LocalCosts
 from mxnet_memonger.operators import forward_flops
 from mxnet_memonger.planning import find_cuts
 from mxnet_memonger.saving import mirrored_names
+from mxnet_memonger.starts import piles
 from mxnet_memonger.symbol_graph import SymbolGraph
 from zoo.planner import InfeasibleBudgetError
 from zoo.planner.budget import parse_budget
 
-ROOT = Path(__file__).resolve().parents[2]
 LARGE = {"data": (16, 3, 32, 32)}
+
+
+@pytest.fixture(autouse=True)
+def _short_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memonger, "WORK_A_TRIAL", 2500)
 
 
 def search(sym: Any, shapes: dict[str, Any] = LARGE, **settings: Any) -> Any:
@@ -98,8 +99,20 @@ def test_without_copies_the_arguments_are_marks_alone() -> None:
     assert planned.list_arguments() == sym.list_arguments()
 
 
+def test_a_search_finds_the_same_plans_again_however_many_are_bound_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a slow machine: work is counted, not time."""
+    sym, found = residual_network(2), []
+    for at_once in (1, 3):
+        monkeypatch.setattr(LocalCosts, "batch", at_once)
+        planned, info = search(sym)
+        points = [(point.bytes, point.recomputed_flops, point.kept) for point in info.frontier]
+        found.append((info.bound, points, planned.tojson()))
+    assert found[0] == found[1]
+
+
 def test_worker_processes_find_what_this_process_finds() -> None:
-    found = [search(residual_network(2), workers=workers, ntrial=0)[1].chosen.bytes for workers in (0, 2)]
+    sym = residual_network(2)
+    found = [search(sym, workers=workers, ntrial=0)[0].tojson() for workers in (0, 1)]
     assert found[0] == found[1]
 
 
@@ -107,7 +120,7 @@ def test_a_plan_of_a_plan_is_a_plan() -> None:
     planned, info = search(residual_network())
     again, more = search(planned)
     assert more.before_bytes == info.chosen.bytes
-    assert more.chosen.bytes <= 1.02 * info.chosen.bytes
+    assert more.chosen.bytes <= info.chosen.bytes
     assert_same_bits(step_results(again, LARGE), step_results(residual_network(), LARGE))
 
 
@@ -168,9 +181,8 @@ def test_a_cut_is_kept_when_more_than_the_threshold_has_piled_up(
 
 def test_piles_of_a_search_are_shares_of_a_network() -> None:
     task = memonger._Task("test", chain_of_megabytes(9), None, {"data": (256, 1024)}, workers=0)
-    with memonger._open_search(task) as search:
-        piles = [sorted(choice.outputs) for choice in search._piles()]
-        names = [[search.space.graph.nodes[index].name for index in pile] for pile in piles]
+    space = memonger._Opened.of(task).space
+    names = [[space.graph.nodes[index].name for index in sorted(choice.outputs)] for choice in piles(space)]
     assert names[:2] == [["n2", "n5", "n8"], ["n1", "n3", "n5", "n7"]]  # parts of 9/4 and 9/6 MiB
     assert names[-1] == [f"n{place}" for place in range(9)]
 
@@ -234,64 +246,3 @@ def test_a_convolutions_work_is_counted_by_its_definition() -> None:
     found = forward_flops("Convolution", {}, [(2, 8, 5, 5), (6, 4, 3, 3)], [(2, 6, 5, 5)])
     assert found == 2 * (2 * 6 * 5 * 5) * (4 * 3 * 3)
     assert forward_flops("batch_dot", {}, [(3, 2, 7), (3, 7, 4)], [(3, 2, 4)]) == 2 * 3 * 2 * 4 * 7
-
-
-def test_feedforward_fits_a_planned_network() -> None:
-    """With the original's import line replaced, and nothing else changed."""
-    draw = np.random.default_rng(0)
-    labels = np.arange(32) % 2
-    images = (draw.standard_normal((32, 3, 12, 12)) * 0.1 + labels[:, None, None, None]).astype(np.float32)
-    planned = memonger.search_plan(residual_network(1), ntrial=0, data=(8, 3, 12, 12))
-    recipe = {"num_epoch": 6, "learning_rate": 0.1, "numpy_batch_size": 8, "initializer": mx.init.Xavier()}
-    model = mx.model.FeedForward(planned, **recipe)
-    model.fit(images, labels.astype(np.float32))
-    assert (model.predict(images).argmax(1) == labels).mean() > 0.9
-
-
-def test_gluon_gets_the_same_gradients_from_a_plan() -> None:
-    def network() -> Any:
-        net = mx.gluon.nn.HybridSequential(prefix="net_")
-        with net.name_scope():
-            for _ in range(6):
-                net.add(mx.gluon.nn.Conv2D(16, 3, padding=1), mx.gluon.nn.BatchNorm(), mx.gluon.nn.Activation("relu"))
-            net.add(mx.gluon.nn.Dense(4))
-        mx.random.seed(0)
-        np.random.seed(0)
-        net.initialize(mx.init.Xavier())
-        net(mx.nd.ones((1, 3, 16, 16)))
-        return net
-
-    loss = mx.gluon.loss.SoftmaxCrossEntropyLoss()
-    data, label = mx.nd.random.normal(shape=(8, 3, 16, 16)), mx.nd.array(np.arange(8) % 4)
-    own, planned = network(), network()
-    with mx.autograd.record():
-        expected = loss(own(data), label)
-    expected.backward()
-    step = memonger.gluon_train(planned, loss, data.shape, label.shape, workers=0, ntrial=0, most_recomputed=1.0)
-    assert step.executor.debug_str().count("Op:Convolution") > 6  # of six, some run again
-    found, scores = step(data, label)
-    assert scores.shape == (8, 4)
-    assert np.array_equal(found.asnumpy(), expected.asnumpy())
-    mx.nd.waitall()
-    for mine, theirs in zip(planned.collect_params().values(), own.collect_params().values(), strict=True):
-        assert np.allclose(mine.data().asnumpy(), theirs.data().asnumpy(), rtol=1e-6, atol=1e-7)
-        if theirs.grad_req != "null":
-            assert np.allclose(mine.grad().asnumpy(), theirs.grad().asnumpy(), rtol=1e-5, atol=1e-6), mine.name
-    before = planned.collect_params()["net_dense0_weight"].data().asnumpy()
-    mx.gluon.Trainer(planned.collect_params(), "sgd", {"learning_rate": 0.1}).step(8)
-    assert not np.array_equal(planned.collect_params()["net_dense0_weight"].data().asnumpy(), before)
-
-
-@pytest.mark.parametrize(
-    ("name", "flags"),
-    [
-        ("mxnet_resnet_search", ["--blocks", "1", "1", "1", "1", "--batch", "2", "--ntrial", "0"]),
-        ("mxnet_lstm_search", ["--steps", "6", "--layers", "2", "--hidden", "32", "--batch", "64", "--ntrial", "0"]),
-    ],
-)
-def test_the_examples_run(name: str, flags: list[str]) -> None:
-    command = [sys.executable, f"examples/{name}.py", *flags]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=True, env=environment)
-    before, after = (int(line.split()[1]) for line in done.stdout.splitlines())
-    assert after < before

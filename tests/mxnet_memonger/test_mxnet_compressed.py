@@ -160,6 +160,35 @@ def test_training_with_codes_learns() -> None:
     assert mxnet_memonger.train(model, small_data(), options()).test_accuracy > 0.9
 
 
+def test_module_fits_codes_without_twins() -> None:
+    """Each parameter is one argument; gradients are those of the Symbol with twins, to the bit."""
+    model = ResNet(layers=(1, 1), width=16, num_classes=2)
+    shape = (8, 3, 16, 16)
+    sym = model.with_loss(shape)
+    coded = [mxnet_memonger.compress(sym, "4", twins=twins) for twins in (True, False)]
+    assert coded[1].list_arguments() == sym.list_arguments()
+    found = []
+    for one in coded:
+        arrays = {name: model.arrays[name].copy() for name in model.arrays}
+        given = {name: arrays.get(name.removesuffix(".value")) for name in one.list_arguments()}
+        given |= {"data": mx.nd.array(images(shape)), "softmax_label": mx.nd.array(np.arange(8) % 2)}
+        grads = {name: mx.nd.zeros_like(arrays[name]) for name in model.parameter_names()}
+        asked = {name: "write" if name in grads else "null" for name in given}
+        states = {name: arrays[name] for name in one.list_auxiliary_states()}
+        executor = one.bind(mx.cpu(), args=given, args_grad=grads, grad_req=asked, aux_states=states)
+        executor.forward(is_train=True)
+        executor.backward()
+        mx.nd.waitall()
+        found.append({name: array.asnumpy() for name, array in (*grads.items(), *states.items())})
+    assert all(np.array_equal(found[1][name], found[0][name]) for name in found[0])
+    module = mx.mod.Module(coded[1])
+    labels = np.arange(32) % 2
+    bright = images((32, *shape[1:])) * 0.1 + labels[:, None, None, None]
+    batches = mx.io.NDArrayIter(bright.astype(np.float32), labels.astype(np.float32), batch_size=8)
+    module.fit(batches, num_epoch=4, optimizer="sgd", optimizer_params={"learning_rate": 0.05}, eval_metric="acc")
+    assert dict(module.score(batches, "acc"))["accuracy"] > 0.9
+
+
 @pytest.mark.parametrize("wrong", ["3", "zero:4", "fixed:1", "L3", "gact:4"])
 def test_codecs_that_do_not_suit_are_named(wrong: str) -> None:
     with pytest.raises(ValueError, match=r"compressed|codec"):
