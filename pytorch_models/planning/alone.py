@@ -103,6 +103,30 @@ def cost_of(run: Callable[..., Any], parameters: Sequence[Tensor], args: Any, kw
     )
 
 
+def backward_bytes_beside(
+    run: Callable[..., Any], reader: Callable[[Any], Any], parameters: Sequence[Tensor], args: Any, kwargs: Any
+) -> int:
+    """A part's scratch in the backward pass where `reader`, which runs after it, hands it the gradient itself."""
+    args, kwargs = _fresh((args, kwargs))
+    inputs, at_start = tensors_in((args, kwargs)), [0]
+    with MemoryTracker((*parameters, *inputs)) as tracker:
+
+        def start(gradient: Tensor) -> None:
+            at_start[0] = tracker.peak_bytes = tracker.live_bytes
+
+        outputs = run(*args, **kwargs)
+        outputs.register_hook(start)
+        end = _End.apply(reader(outputs))
+        del outputs, args, kwargs
+        end.backward()
+        peak = tracker.peak_bytes
+    left = sum(storages_of([p.grad for p in parameters if p.grad is not None]).values())
+    for parameter in parameters:
+        parameter.grad = None
+    before = sum(tensor.numel() * tensor.element_size() for tensor in inputs if tensor.requires_grad)
+    return max(0, peak - at_start[0] - before - left)
+
+
 def seconds_of(
     module: nn.Module,
     configured: Configured,
