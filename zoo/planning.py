@@ -27,6 +27,7 @@ def plan(
     objective: str = "time",
     loss: Callable[[Any], Any] | None = None,
     times: str = "measured",
+    solver: str = "chain",
     framework: str = "torch",
 ) -> Plan:
     """What each part of a model should keep, recompute or compress so that a training step fits a byte budget.
@@ -46,6 +47,8 @@ def plan(
         loss: of what the model gives; by default cross-entropy of (N, classes) scores, else a mean square.
         times: "measured", each kind of part is run for a moment; or "counted", by operations and bytes: the same plan
             on every machine.
+        solver: "chain", a dynamic programme for any model; or "milp", HiGHS's optimum of the joint 0-1 programme, for
+            at most 16 parts: it knows a limit on noise exactly, but runs nothing again more than once.
         framework: the model's.
 
     Raises:
@@ -63,6 +66,7 @@ def plan(
     """
     package = _package(framework)
     asked = {"allow": allow, "max_noise": max_noise, "objective": objective, "loss": loss, "times": times}
+    asked["solver"] = solver
     found: Plan = package.make_plan(model, _batch(model, batch), budget=budget, **asked)
     return found
 

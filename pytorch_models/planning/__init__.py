@@ -18,7 +18,6 @@ from pytorch_models.planning.carry_out import apply_plan, planned_root, remove_p
 from pytorch_models.planning.fingerprint import fingerprint_of
 from pytorch_models.planning.graph import Pricing, cost_graph
 from pytorch_models.planning.parts import find_parts
-from pytorch_models.planning.rounds import Search, within_budget
 from pytorch_models.planning.settings import set_policy
 from pytorch_models.planning.step import Loss, as_call, default_loss, step_bytes
 from pytorch_models.planning.timeline import timeline_of
@@ -27,6 +26,7 @@ from zoo.choices import unknown
 from zoo.planner import InfeasibleBudgetError, Plan, parse_budget
 from zoo.planner.kinds import KEEP, KINDS, check_allowed, kinds_for
 from zoo.planner.methods import known_methods
+from zoo.planner.rounds import SOLVERS, Search, within_budget
 from zoo.planner.study import PlanStudy, Timeline, frontier_of, points_of_methods
 
 __all__ = ["apply_plan", "make_plan", "remove_plan", "study_plan", "sweep_plans"]
@@ -47,6 +47,7 @@ def make_plan(
     objective: str = "time",
     loss: Callable[[Any], Tensor] | None = None,
     times: str = "measured",
+    solver: str = "chain",
 ) -> Plan:
     """The plan of a model under a budget; see `zoo.plan`.
 
@@ -54,12 +55,14 @@ def make_plan(
         batch: a tensor, a tuple of arguments, a mapping of keywords, or a shape with the batch first.
         loss: of what the model gives; by default cross-entropy of (N, classes), else a mean square.
         times: "measured" runs each kind of part for a moment; "counted" adds up operations and bytes.
+        solver: "chain", or "milp" for at most 16 parts.
 
     Raises:
         InfeasibleBudgetError: the budget is too small; states the smallest.
         TypeError, ValueError: as `zoo.plan`.
     """
-    asked = Asked(model, batch, budget, _checked(model, budget, allow, objective, times), max_noise, loss, times)
+    allowed = _checked(model, budget, allow, objective, times, solver)
+    asked = Asked(model, batch, budget, allowed, max_noise, loss, times, solver)
     with _prepared(asked) as (search, _):
         return within_budget(search, search.words["budget_bytes"], smallest=objective == "memory")
 
@@ -101,7 +104,7 @@ def sweep_plans(
         for budget in budgets:
             limit = parse_budget(budget, search.words["plain_peak_bytes"])
             one = replace(search, words={**search.words, "budget_bytes": limit})
-            vars(one)["solver"] = search.solver
+            vars(one)["tables"] = search.tables
             try:
                 plans.append(within_budget(one, limit))
             except InfeasibleBudgetError as error:
@@ -121,6 +124,7 @@ class Asked:
     max_noise: float | None
     loss: Loss | None
     times: str
+    solver: str = "chain"
 
 
 @contextlib.contextmanager
@@ -146,7 +150,7 @@ def _prepared(asked: Asked) -> Iterator[tuple[Search, Callable[[Plan | None], Ti
         words |= {"input_shape": shape, "budget_bytes": limit, "plain_peak_bytes": plain_peak}
         measure = partial(_with_plan, copied, lambda: step_bytes(copied, args, kwargs, loss))
         timeline = partial(_with_plan, copied, lambda: timeline_of(copied, args, kwargs, loss))
-        yield Search(graph, measure, words, asked.max_noise), timeline
+        yield Search(graph, measure, words, asked.max_noise, asked.solver), timeline
 
 
 def _with_storage(tensor: Tensor) -> Tensor:
@@ -165,7 +169,7 @@ def _with_plan(copied: nn.Module, what: Callable[[], Result], plan: Plan | None)
         remove_plan(plan, copied)
 
 
-def _checked(model: Any, budget: Any, allow: Any, objective: str, times: str) -> tuple[str, ...]:
+def _checked(model: Any, budget: Any, allow: Any, objective: str, times: str, solver: str = "chain") -> tuple[str, ...]:
     """The checks that need no work."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"plan: model must be a torch.nn.Module, not a {type(model).__name__}")
@@ -173,7 +177,11 @@ def _checked(model: Any, budget: Any, allow: Any, objective: str, times: str) ->
         raise ValueError("plan: this model has a plan already: remove it first, with plan.remove(model)")
     parse_budget(budget, 2**60)
     allowed = check_allowed(allow)
-    for name, value, valid in (("objective", objective, OBJECTIVES), ("times", times, TIMES)):
+    for name, value, valid in (
+        ("objective", objective, OBJECTIVES),
+        ("times", times, TIMES),
+        ("solver", solver, SOLVERS),
+    ):
         if value not in valid:
             raise ValueError(f"plan: {unknown(name, value, valid)}")
     if "swap" in allowed:

@@ -8,21 +8,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from zoo.planner import (
-    ChainSolver,
-    CostGraph,
-    InfeasibleBudgetError,
-    Plan,
-    PlannedPart,
-    Schedule,
-    nested_steps,
-    noise_of,
-    runs_of,
-    solve_quietly,
-)
+from zoo.planner.chain import ChainSolver, InfeasibleBudgetError
+from zoo.planner.graph import CostGraph
 from zoo.planner.methods import known_methods
-from zoo.planner.steps import operations_of
+from zoo.planner.milp import check_milp, solve_milp
+from zoo.planner.noise import noise_of, solve_quietly
+from zoo.planner.plan import Plan, PlannedPart
+from zoo.planner.schedule import Schedule
+from zoo.planner.steps import nested_steps, operations_of, runs_of
 
+SOLVERS = ("chain", "milp")
 HASTE = (1.25, 2.0, 1.0)  # of three rounds: by how many times what was too much the next target is lower
 HOPE, MOST_KNOWN = 1.5, 3  # how far too large a prediction may be to be measured all the same, and how many are
 NEAR = 0.01  # of the budget: a plan that leaves no more unused is not loosened
@@ -35,28 +30,50 @@ class Search:
     Args:
         measure: a plan -> peak and saved bytes of a step with it.
         words: the fields of a plan that do not depend on the schedule.
+        max_noise: None = any.
+        solver: "chain", the dynamic programme; "milp", the joint 0-1 programme of a small graph.
+
+    Raises:
+        ValueError: a graph too large for "milp".
     """
 
     graph: CostGraph
     measure: Callable[[Plan], tuple[int, int]]
     words: Mapping[str, Any]
     max_noise: float | None = None
+    solver: str = "chain"
+
+    def __post_init__(self) -> None:
+        if self.solver == "milp":
+            check_milp(self.graph)
 
     @cached_property
-    def solver(self) -> ChainSolver:
+    def tables(self) -> ChainSolver:
         """Tables of the graph, made once."""
         return ChainSolver(self.graph)
 
     def schedule(self, target_bytes: int) -> Schedule:
         """The fastest schedule within a target, and the noise that is allowed."""
+        if self.solver == "milp":
+            return solve_milp(self.graph, target_bytes, self.max_noise)
+        return self._by_chain(target_bytes)
+
+    def _by_chain(self, target_bytes: int) -> Schedule:
         if self.max_noise is None:
-            return self.solver.solve(target_bytes)
+            return self.tables.solve(target_bytes)
         return solve_quietly(self.graph, target_bytes, self.max_noise)
+
+    def least(self) -> Schedule:
+        """The schedule with the lowest peak that is predicted for any."""
+        try:
+            return self._by_chain(0)
+        except InfeasibleBudgetError as error:
+            return self._by_chain(error.smallest_bytes)
 
     def keeping_all(self) -> list[Schedule]:
         """What may be done where memory is plenty: every part by its fastest option, or just kept."""
         everything = Schedule.of(self.graph, operations_of(tuple(range(len(self.graph.parts))), self.graph))
-        fastest = self.solver.fastest
+        fastest = self.tables.fastest
         quiet = self.max_noise is None or noise_of(self.graph, fastest) <= self.max_noise
         return [fastest, everything] if quiet else [everything]
 
@@ -74,14 +91,6 @@ class Search:
             and noise_of(self.graph, schedule) <= limit
         ]
         return sorted(found, key=lambda schedule: schedule.seconds)[:MOST_KNOWN]
-
-    def smallest_bytes(self) -> int:
-        """The lowest peak that is predicted for any schedule."""
-        try:
-            self.schedule(0)
-        except InfeasibleBudgetError as error:
-            return error.smallest_bytes
-        return 0
 
     def plan(self, schedule: Schedule) -> Plan:
         """A schedule as a plan, measured."""
@@ -118,7 +127,7 @@ def within_budget(search: Search, budget_bytes: int, smallest: bool = False) -> 
         InfeasibleBudgetError: none fits; states the peak of the smallest, as measured.
     """
     best: Plan | None = None
-    target = search.smallest_bytes() if smallest else budget_bytes
+    target = budget_bytes
     if not smallest and budget_bytes >= search.words["plain_peak_bytes"]:
         for schedule in search.keeping_all():
             found = search.plan(schedule)
@@ -126,7 +135,7 @@ def within_budget(search: Search, budget_bytes: int, smallest: bool = False) -> 
                 return found
     for haste in (1.0,) if smallest else HASTE:
         try:
-            schedule = search.schedule(target)
+            schedule = search.least() if smallest else search.schedule(target)
         except InfeasibleBudgetError:
             break
         found = search.plan(schedule)
@@ -134,7 +143,7 @@ def within_budget(search: Search, budget_bytes: int, smallest: bool = False) -> 
             best = found
         gap = budget_bytes - found.peak_bytes
         target = target + gap if gap > 0 else min(target, schedule.peak_bytes) + int(haste * gap)
-        if 0 <= gap <= NEAR * budget_bytes or (schedule.seconds <= search.solver.fastest.seconds and gap >= 0):
+        if 0 <= gap <= NEAR * budget_bytes or (schedule.seconds <= search.tables.fastest.seconds and gap >= 0):
             break
     for schedule in () if smallest else search.known(budget_bytes, best):
         found = search.plan(schedule)
@@ -142,7 +151,7 @@ def within_budget(search: Search, budget_bytes: int, smallest: bool = False) -> 
             best = found
             break
     if best is None:
-        least = search.plan(search.schedule(search.smallest_bytes()))
+        least = search.plan(search.least())
         if least.peak_bytes > budget_bytes:
             raise InfeasibleBudgetError(budget_bytes, least.peak_bytes)
         best = least
