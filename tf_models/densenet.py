@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+from tf_models.carry_out import NamedPart
 from tf_models.image_model import ImageModel
 from tf_models.layers import ConvolutionLayer, NormLayer, dense_layer_values
 from tf_models.operators import average_pool, channel_axis, mean_of_pixels
@@ -69,18 +71,30 @@ class DenseNet(ImageModel):
     def call(self, images: Any, training: bool | None = None) -> Any:
         """(N, H, W, in_chans) -> (N, num_classes) scores."""
         self.check_images(images)
-        parts, training = self.parts, bool(training)
-        values = self._stem(images, training)
+        training = bool(training)
         seed = self.dropout_seeds.next() if training and self.dropout_seeds is not None else None
-        run = self._block_once if self.saves else self._block_plain
+        values = self.run_parts(images, training, seed)
+        return self.parts["classifier"](mean_of_pixels(values, self.data_format))
+
+    def part_functions(self, training: bool, seed: Any = None) -> list[NamedPart]:
+        """Stem, dense blocks and transitions in turn, and the last norm."""
+        found: list[NamedPart] = [("features.conv0", partial(self._stem, training=training))]
         for number, layers in enumerate(self.spec.block_config, start=1):
-            values = run(values, number, layers, training, seed)
+            block = partial(self._block, number=number, layers=layers, training=training, seed=seed)
+            found.append((f"features.denseblock{number}", block))
             if number < len(self.spec.block_config):
                 name = f"features.transition{number}"
-                pair = (parts[f"{name}.norm"], "relu", parts[f"{name}.conv"])
-                values = average_pool(self._steps(values, [pair], training), self.data_format)
-        values = self._steps(values, [(parts["features.norm5"], "relu", None)], training)
-        return parts["classifier"](mean_of_pixels(values, self.data_format))
+                found.append((name, partial(self._transition, name=name, training=training)))
+        last = [(self.parts["features.norm5"], "relu", None)]
+        return [*found, ("features.norm5", partial(self._steps, parts=last, training=training))]
+
+    def _block(self, values: Any, number: int, layers: int, training: bool, seed: Any) -> Any:
+        run = self._block_once if self.saves else self._block_plain
+        return run(values, number, layers, training, seed)
+
+    def _transition(self, values: Any, name: str, training: bool) -> Any:
+        pair = (self.parts[f"{name}.norm"], "relu", self.parts[f"{name}.conv"])
+        return average_pool(self._steps(values, [pair], training), self.data_format)
 
     def _stem(self, images: Any, training: bool) -> Any:
         convolution = self.parts["features.conv0"]
@@ -118,7 +132,7 @@ class DenseNet(ImageModel):
             hows.append(DenseLayer(settings, tuple(one.how for one in convolutions), self.spec.drop_rate))
             tensors.append(dense_layer_values(own, settings, convolutions, mine))
             norms += list(zip(own, settings, strict=True))
-        keeps = not self.policy.recompute_bottleneck
+        keeps = not self.keeping.recompute_bottleneck
         result, found = dense_block(values, hows, tensors, keeps_bottleneck=keeps)
         for (norm, how), statistics in zip(norms, found, strict=True):
             if how.trains:

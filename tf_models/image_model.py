@@ -62,7 +62,7 @@ class ImageModel(ZooModel):
     ) -> Any:
         steps, tensors = [], []
         norms: list[tuple[NormLayer, Norm]] = []
-        again = recomputes if self.policy.recompute_bottleneck else ()
+        again = recomputes if self.keeping.recompute_bottleneck else ()
         for place, (norm, own, convolution) in enumerate(parts):
             how = None if norm is None else norm.how(training)
             ends = pools and place + 1 == len(parts)

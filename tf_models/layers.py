@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from tf_models.carry_out import runs_again
 from tf_models.norms import Norm, Statistics, normalise
 from tf_models.operators import Convolution, convolve
 from tf_models.saving.chain import StepValues
@@ -82,6 +83,8 @@ class NormLayer(keras.layers.Layer):
 
     def move(self, statistics: Statistics) -> None:
         """Move the running statistics towards a batch's, once."""
+        if runs_again():
+            return
         variance = statistics.unbiased if self.unbiased else statistics.variance
         for running, found in ((self.moving_mean, statistics.mean), (self.moving_variance, variance)):
             found = tf.stop_gradient(found)

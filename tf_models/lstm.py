@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
+from tf_models.carry_out import NamedPart
 from tf_models.recurrence import StackedSettings, lstm_plan, run_plain
 from tf_models.saving.over_time import run_recomputed
 from tf_models.tensorflow_names import keras, tf
@@ -101,18 +103,24 @@ class LSTM(ZooModel):
     @property
     def saves(self) -> bool:
         """Whether the model keeps less than TensorFlow would."""
-        return self.policy.efficient
+        return self.keeping.efficient
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """See the class."""
-        config: LSTMConfig = self.spec
         seed = self.dropout_seeds.next() if training and self.dropout_seeds is not None else None
+        return self.parts["classifier"](self.run_parts(inputs, bool(training), seed))
+
+    def part_functions(self, training: bool, seed: Any = None) -> list[NamedPart]:
+        """All time steps of all layers are one part."""
+        return [("recurrent", partial(self._recurrent, seed=seed))]
+
+    def _recurrent(self, inputs: Any, seed: Any) -> Any:
+        """Images or tokens -> the last hidden states; of a language model, those of all steps (N, T, H)."""
+        config: LSTMConfig = self.spec
         values = tf.transpose(self._as_sequence(inputs), [1, 0, 2])
         run = self._both_directions if config.bidirectional else self._one_direction
         outputs, last = run(values, seed)
-        if config.is_language_model:
-            return self.parts["classifier"](tf.transpose(outputs, [1, 0, 2]))
-        return self.parts["classifier"](last)
+        return tf.transpose(outputs, [1, 0, 2]) if config.is_language_model else last
 
     def _as_sequence(self, inputs: Any) -> Any:
         """Whatever comes, as (N, T, input_size).

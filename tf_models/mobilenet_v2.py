@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+from tf_models.carry_out import NamedPart
 from tf_models.image_model import ImageModel, Part
 from tf_models.operators import mean_of_pixels
 from tf_models.tensorflow_names import keras, tf
@@ -67,15 +69,21 @@ class MobileNetV2(ImageModel):
         """(N, H, W, in_chans) -> (N, num_classes) scores."""
         self.check_images(images)
         training = bool(training)
-        values = self._layer(images, "features.0", training)
-        number = 0
-        for number, shape in enumerate(self.spec.blocks(), start=1):
-            values = self._inverted_residual(values, f"features.{number}.conv", shape, training)
-        values = mean_of_pixels(self._layer(values, f"features.{number + 1}", training), self.data_format)
+        values = mean_of_pixels(self.run_parts(images, training), self.data_format)
         if training and self.dropout_seeds is not None:
             seed = tf.cast(self.dropout_seeds.next(), tf.int32)
             values = tf.nn.experimental.stateless_dropout(values, self.spec.drop_rate, seed)
         return self.parts["classifier.1"](values)
+
+    def part_functions(self, training: bool, seed: Any = None) -> list[NamedPart]:
+        """First layer, blocks, last layer."""
+        found: list[NamedPart] = [("features.0", partial(self._layer, name="features.0", training=training))]
+        number = 0
+        for number, shape in enumerate(self.spec.blocks(), start=1):
+            block = partial(self._inverted_residual, name=f"features.{number}.conv", shape=shape, training=training)
+            found.append((f"features.{number}", block))
+        last = f"features.{number + 1}"
+        return [*found, (last, partial(self._layer, name=last, training=training))]
 
     def _layer(self, values: Any, name: str, training: bool) -> Any:
         """Convolution, norm, ReLU6."""

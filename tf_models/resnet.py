@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+from tf_models.carry_out import NamedPart
 from tf_models.image_model import ImageModel, Part
 from tf_models.operators import channel_axis, max_pool, mean_of_pixels
 from tf_models.tensorflow_names import keras, tf
@@ -61,14 +63,21 @@ class ResNet(ImageModel):
     def call(self, images: Any, training: bool | None = None) -> Any:
         """(N, H, W, in_chans) -> (N, num_classes) scores."""
         self.check_images(images)
-        config, training = self.spec, bool(training)
-        values = self._stem(images, training)
-        for name, shape in named_blocks(config):
-            run = self._pre_activation_block if config.pre_activation else self._block
-            values = run(values, name, shape, training)
-        if config.pre_activation:
-            values = self._steps(values, [(self.parts["bn_last"], "relu", None)], training)
+        values = self.run_parts(images, bool(training))
         return self.parts["fc"](mean_of_pixels(values, self.data_format))
+
+    def part_functions(self, training: bool, seed: Any = None) -> list[NamedPart]:
+        """Stem, blocks, and a last norm if there is one."""
+        config = self.spec
+        run = self._pre_activation_block if config.pre_activation else self._block
+        found: list[NamedPart] = [("conv1", partial(self._stem, training=training))]
+        found += [
+            (name, partial(run, name=name, shape=shape, training=training)) for name, shape in named_blocks(config)
+        ]
+        if config.pre_activation:
+            last = [(self.parts["bn_last"], "relu", None)]
+            found.append(("bn_last", partial(self._steps, parts=last, training=training)))
+        return found
 
     def _stem(self, images: Any, training: bool) -> Any:
         convolution, pools = self.parts["conv1"], not self.spec.small_inputs

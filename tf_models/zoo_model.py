@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from tf_models.carry_out import CarriedPlan, NamedPart, policy_now, run_parts
 from tf_models.layers import ConvolutionLayer, LinearLayer, NormLayer
 from tf_models.operators import FORMATS, Convolution, channel_axis
 from tf_models.tensorflow_names import keras, tf
@@ -32,6 +33,7 @@ class ZooModel(keras.Model):
     Attributes:
         spec: the family's frozen config.
         memory_policy, policy: what is kept for the backward pass.
+        carried_plan: instead of the policy, what a plan decided part by part; None = no plan is applied.
         parts: layers by canonical name.
 
     Raises:
@@ -40,6 +42,7 @@ class ZooModel(keras.Model):
     """
 
     config_type: ClassVar[type]
+    carried_plan: CarriedPlan | None = None
 
     def __init__(
         self,
@@ -95,9 +98,22 @@ class ZooModel(keras.Model):
         return cls(**given)
 
     @property
+    def keeping(self) -> MemoryPolicy:
+        """What the part that runs now keeps: by the model's policy, or by its plan."""
+        return policy_now() or self.policy
+
+    @property
     def saves(self) -> bool:
-        """Whether the model keeps less than TensorFlow would."""
-        return self.policy.recompute_activations
+        """Whether the part that runs now keeps less than TensorFlow would."""
+        return self.keeping.recompute_activations
+
+    def part_functions(self, training: bool, seed: Any = None) -> list[NamedPart]:
+        """Names and functions of what runs one after the other, up to the head, by which plans are made."""
+        raise NotImplementedError(f"{type(self).__name__} has no parts")
+
+    def run_parts(self, values: Any, training: bool, seed: Any = None) -> Any:
+        """Run them; with a plan, as it says."""
+        return run_parts(self.carried_plan, values, self.part_functions(training, seed))
 
     def check_images(self, images: Any) -> None:
         """Refuse what are no images of the config's channels.

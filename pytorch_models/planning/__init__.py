@@ -24,12 +24,13 @@ from pytorch_models.planning.timeline import timeline_of
 from pytorch_models.planning.trace import fake_copy, tensors_in, trace
 from zoo.choices import unknown
 from zoo.planner import InfeasibleBudgetError, Plan, parse_budget
+from zoo.planner.adapt import adapted_plan
 from zoo.planner.kinds import KEEP, KINDS, check_allowed, kinds_for
 from zoo.planner.methods import known_methods
 from zoo.planner.rounds import SOLVERS, Search, within_budget
 from zoo.planner.study import PlanStudy, Timeline, frontier_of, points_of_methods
 
-__all__ = ["apply_plan", "make_plan", "remove_plan", "study_plan", "sweep_plans"]
+__all__ = ["adapt_plan", "apply_plan", "make_plan", "remove_plan", "study_plan", "sweep_plans"]
 
 Result = TypeVar("Result")
 
@@ -111,6 +112,17 @@ def sweep_plans(
                 plans.append(error)
         methods = {name: search.plan(schedule) for name, schedule in known_methods(search.graph).items()}
     return plans, {name: replace(plan, budget_bytes=plan.peak_bytes) for name, plan in methods.items()}
+
+
+def adapt_plan(plan: Plan, model: nn.Module) -> Plan:
+    """See `zoo.planner.Plan.adapted`: a plan of another framework for a model of the zoo in PyTorch."""
+    problem = plan.is_of_other_model(fingerprint_of(model), type(model).__name__)
+    if problem:
+        raise ValueError(f"Plan.adapted: {problem}")
+    allowed = _checked(model, plan.budget_bytes, ("recompute", "compress"), "time", "counted")
+    asked = Asked(model, plan.input_shape, plan.budget_bytes, allowed, None, None, "counted")
+    with _prepared(asked) as (search, _):
+        return adapted_plan(plan, search)
 
 
 @dataclass(frozen=True)
