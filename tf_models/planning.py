@@ -20,6 +20,7 @@ from zoo.planner import Plan, parse_budget
 from zoo.planner.adapt import PlanChangedWarning, adapted_plan, fingerprint_of_spec
 from zoo.planner.kinds import KEEP, KINDS, check_allowed, kinds_for
 from zoo.planner.rounds import SOLVERS, Search, within_budget
+from zoo.planner.study import PlanStudy, points_of_methods
 
 TIMES, OBJECTIVES = ("measured", "counted"), ("time", "memory")
 LACKS = ("compress", "swap")
@@ -51,6 +52,38 @@ def make_plan(
         InfeasibleBudgetError: the budget is too small; states the smallest.
         TypeError, ValueError: as `zoo.plan`.
     """
+    search = _prepared(model, batch, budget, allow, max_noise, objective, loss, times, solver)
+    return within_budget(search, search.words["budget_bytes"], smallest=objective == "memory")
+
+
+def study_plan(
+    model: ZooModel,
+    batch: Any,
+    *,
+    budget: int | float | str,
+    allow: str | Iterable[str] = ("recompute",),
+    max_noise: float | None = None,
+    loss: Callable[[Any], Any] | None = None,
+    times: str = "measured",
+) -> PlanStudy:
+    """`make_plan`, with the frontier and the known methods beside it; how memory runs over a step is not told."""
+    search = _prepared(model, batch, budget, allow, max_noise, "time", loss, times, "chain")
+    plan = within_budget(search, search.words["budget_bytes"])
+    return PlanStudy(plan, search.frontier(), points_of_methods(search.graph), {})
+
+
+def _prepared(
+    model: Any,
+    batch: Any,
+    budget: int | float | str,
+    allow: str | Iterable[str],
+    max_noise: float | None,
+    objective: str,
+    loss: Any,
+    times: str,
+    solver: str,
+) -> Search:
+    """The checks, and the model priced."""
     allowed = check_allowed(allow)
     words = (("objective", objective, OBJECTIVES), ("times", times, TIMES), ("solver", solver, SOLVERS))
     for name, value, valid in words:
@@ -63,10 +96,9 @@ def make_plan(
     lacking = [word for word in allowed if word in LACKS]
     if lacking:
         warnings.warn(
-            f"plan: tensorflow cannot {' or '.join(lacking)}: planned without", PlanChangedWarning, stacklevel=3
+            f"plan: tensorflow cannot {' or '.join(lacking)}: planned without", PlanChangedWarning, stacklevel=4
         )
-    search = _search(model, shape, budget, [word for word in allowed if word not in LACKS], times, max_noise, solver)
-    return within_budget(search, search.words["budget_bytes"], smallest=objective == "memory")
+    return _search(model, shape, budget, [word for word in allowed if word not in LACKS], times, max_noise, solver)
 
 
 def adapt_plan(plan: Plan, model: ZooModel) -> Plan:

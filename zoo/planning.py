@@ -28,7 +28,7 @@ def plan(
     loss: Callable[[Any], Any] | None = None,
     times: str = "measured",
     solver: str = "chain",
-    framework: str = "torch",
+    framework: str | None = None,
 ) -> Plan:
     """What each part of a model should keep, recompute or compress so that a training step fits a byte budget.
 
@@ -37,7 +37,7 @@ def plan(
     in them. The model is not changed; `plan.apply(model)` carries the plan out, `plan.remove(model)` undoes that.
 
     Args:
-        model: any model of the framework; its memory flags, if it is the zoo's, give way to the plan.
+        model: any model of PyTorch, or one of the zoo in TensorFlow or MXNet; its memory flags give way to the plan.
         batch: a tensor, a tuple of the model's arguments, a mapping of keywords, a shape with the batch first, or, for
             a model of the zoo, the number of samples.
         budget: bytes, text such as "2GiB" or "512MB", or a fraction, of what the plain model's step needs.
@@ -49,13 +49,13 @@ def plan(
             on every machine.
         solver: "chain", a dynamic programme for any model; or "milp", HiGHS's optimum of the joint 0-1 programme, for
             at most 16 parts: it knows a limit on noise exactly, but runs nothing again more than once.
-        framework: the model's.
+        framework: the model's; None = by its class.
 
     Raises:
         zoo.planner.InfeasibleBudgetError: no plan fits; states the smallest budget that one does.
         TypeError: something that is no model, batch or budget.
         ValueError: a budget or word that means nothing; a model that decides by values what it computes, naming the
-            module; a framework without plans.
+            module.
 
     Example:
         >>> import zoo
@@ -64,7 +64,7 @@ def plan(
         >>> plan.peak_bytes <= plan.budget_bytes < plan.plain_peak_bytes
         True
     """
-    package = _package(framework)
+    package = _package(framework, model)
     asked = {"allow": allow, "max_noise": max_noise, "objective": objective, "loss": loss, "times": times}
     asked["solver"] = solver
     found: Plan = package.make_plan(model, _batch(model, batch), budget=budget, **asked)
@@ -80,10 +80,10 @@ def study(
     max_noise: float | None = None,
     loss: Callable[[Any], Any] | None = None,
     times: str = "measured",
-    framework: str = "torch",
+    framework: str | None = None,
 ) -> PlanStudy:
     """`plan`, with what `zoo.plan_pictures` draws beside it."""
-    package = _package(framework)
+    package = _package(framework, model)
     asked = {"allow": allow, "max_noise": max_noise, "loss": loss, "times": times}
     found: PlanStudy = package.study_plan(model, _batch(model, batch), budget=budget, **asked)
     return found
@@ -96,7 +96,7 @@ def max_batch(
     *,
     allow: str | Iterable[str] = ("recompute",),
     loss: Callable[[Any], Any] | None = None,
-    framework: str = "torch",
+    framework: str | None = None,
 ) -> int:
     """The largest batch whose training step fits a budget, with the plan that needs least; 0 = not even one of two.
 
@@ -118,7 +118,7 @@ def max_batch(
     """
     from zoo.planner import parse_budget
 
-    limit, package = parse_budget(budget), _package(framework)
+    limit, package = parse_budget(budget), _package(framework, model)
 
     def peak_of(samples: int) -> int:
         asked = {"allow": allow, "objective": "memory", "times": "counted", "loss": loss}
@@ -161,11 +161,8 @@ def planned_model(framework: str, model: Any, budget: int | float | str, batch_s
     return plan(model, batch_size, budget=budget, framework=framework).apply(model)
 
 
-def _package(framework: str) -> ModuleType:
-    package = frameworks.load(framework)
-    if not hasattr(package, "make_plan"):
-        raise ValueError(f"plan: {framework} carries no plans out yet: torch does")
-    return package
+def _package(framework: str | None, model: Any) -> ModuleType:
+    return frameworks.load(framework or frameworks.framework_of(model) or "torch")
 
 
 def _batch(model: Any, batch: Any) -> Any:

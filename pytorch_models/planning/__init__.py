@@ -28,7 +28,7 @@ from zoo.planner.adapt import adapted_plan
 from zoo.planner.kinds import KEEP, KINDS, check_allowed, kinds_for
 from zoo.planner.methods import known_methods
 from zoo.planner.rounds import SOLVERS, Search, within_budget
-from zoo.planner.study import PlanStudy, Timeline, frontier_of, points_of_methods
+from zoo.planner.study import PlanStudy, Timeline, points_of_methods
 
 __all__ = ["adapt_plan", "apply_plan", "make_plan", "remove_plan", "study_plan", "sweep_plans"]
 
@@ -83,7 +83,7 @@ def study_plan(
     with _prepared(asked) as (search, timeline):
         plan = within_budget(search, search.words["budget_bytes"])
         timelines = {"plain": timeline(None), "plan": timeline(plan)}
-        return PlanStudy(plan, frontier_of(search.graph), points_of_methods(search.graph), timelines)
+        return PlanStudy(plan, search.frontier(), points_of_methods(search.graph), timelines)
 
 
 def sweep_plans(

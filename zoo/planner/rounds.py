@@ -10,16 +10,18 @@ from typing import Any
 
 from zoo.planner.chain import ChainSolver, InfeasibleBudgetError
 from zoo.planner.graph import CostGraph
-from zoo.planner.methods import known_methods
+from zoo.planner.methods import known_methods, stretches
 from zoo.planner.milp import check_milp, solve_milp
 from zoo.planner.noise import noise_of, solve_quietly
 from zoo.planner.plan import Plan, PlannedPart
 from zoo.planner.schedule import Schedule
-from zoo.planner.steps import nested_steps, operations_of, runs_of
+from zoo.planner.steps import nested_steps, operations_of, parts_of, runs_of
 
 SOLVERS = ("chain", "milp")
 HASTE = (1.25, 2.0, 1.0)  # of three rounds: by how many times what was too much the next target is lower
 HOPE, MOST_KNOWN = 1.5, 3  # how far too large a prediction may be to be measured all the same, and how many are
+MOST_LEAST = 12  # of the smallest predicted, how many are measured where that costs nothing
+FLAT = 48  # schedules of the frontier that are laid flat where nothing may run more than twice
 NEAR = 0.01  # of the budget: a plan that leaves no more unused is not loosened
 
 
@@ -32,6 +34,7 @@ class Search:
         words: the fields of a plan that do not depend on the schedule.
         max_noise: None = any.
         solver: "chain", the dynamic programme; "milp", the joint 0-1 programme of a small graph.
+        once: what runs again can do so once only, and what is measured is what the framework itself predicts.
 
     Raises:
         ValueError: a graph too large for "milp".
@@ -42,6 +45,7 @@ class Search:
     words: Mapping[str, Any]
     max_noise: float | None = None
     solver: str = "chain"
+    once: bool = False
 
     def __post_init__(self) -> None:
         if self.solver == "milp":
@@ -59,16 +63,54 @@ class Search:
         return self._by_chain(target_bytes)
 
     def _by_chain(self, target_bytes: int) -> Schedule:
+        if self.once:
+            return self._once(target_bytes)
         if self.max_noise is None:
             return self.tables.solve(target_bytes)
         return solve_quietly(self.graph, target_bytes, self.max_noise)
 
-    def least(self) -> Schedule:
-        """The schedule with the lowest peak that is predicted for any."""
+    @cached_property
+    def _singles(self) -> list[Schedule]:
+        """Schedules in which nothing runs more than twice: the solver's with what is nested laid flat, and others'."""
+        found = list(known_methods(self.graph).values())
+        everything = range(1, len(self.graph.parts) + 1)
+        found += [
+            Schedule.of(self.graph, operations_of(stretches(self.graph, length), self.graph)) for length in everything
+        ]
+        for schedule in self.tables.frontier(FLAT):
+            steps = nested_steps(schedule.operations)
+            flat = tuple(step if isinstance(step, int) else tuple(parts_of(step)) for step in steps)
+            found.append(Schedule.of(self.graph, operations_of(flat, self.graph, schedule.options())))
+        return found
+
+    def _once(self, target_bytes: int) -> Schedule:
+        quiet = self._quiet_singles()
+        fitting = [schedule for schedule in quiet if schedule.peak_bytes <= target_bytes]
+        if not fitting:
+            raise InfeasibleBudgetError(target_bytes, min(schedule.peak_bytes for schedule in quiet))
+        return min(fitting, key=lambda schedule: (schedule.seconds, schedule.peak_bytes))
+
+    def _quiet_singles(self) -> list[Schedule]:
+        limit = math.inf if self.max_noise is None else self.max_noise
+        return [schedule for schedule in self._singles if noise_of(self.graph, schedule) <= limit]
+
+    def least(self) -> list[Schedule]:
+        """The schedule with the lowest peak that is predicted for any; where plans cost nothing to measure, several."""
+        if self.once:
+            return sorted(self._quiet_singles(), key=lambda schedule: schedule.peak_bytes)[:MOST_LEAST]
         try:
-            return self._by_chain(0)
+            return [self._by_chain(0)]
         except InfeasibleBudgetError as error:
-            return self._by_chain(error.smallest_bytes)
+            return [self._by_chain(error.smallest_bytes)]
+
+    def frontier(self, points: int = 24) -> tuple[tuple[int, float], ...]:
+        """Predicted peak bytes and seconds of the fastest schedules, from the smallest to the fastest."""
+        found: list[tuple[int, float]] = []
+        listed = self._singles if self.once else self.tables.frontier(points)
+        for size, seconds in sorted((schedule.peak_bytes, schedule.seconds) for schedule in listed):
+            if not found or seconds < found[-1][1]:
+                found.append((size, seconds))
+        return tuple(found)
 
     def keeping_all(self) -> list[Schedule]:
         """What may be done where memory is plenty: every part by its fastest option, or just kept."""
@@ -117,7 +159,9 @@ class Search:
             noise=noise_of(self.graph, schedule),
         )
         peak, saved = self.measure(unmeasured)
-        return Plan(**{**vars(unmeasured), "peak_bytes": peak, "saved_bytes": saved})
+        predicted = peak if self.once else schedule.peak_bytes
+        measured = {"peak_bytes": peak, "saved_bytes": saved, "predicted_peak_bytes": predicted}
+        return Plan(**{**vars(unmeasured), **measured})
 
 
 def within_budget(search: Search, budget_bytes: int, smallest: bool = False) -> Plan:
@@ -133,9 +177,9 @@ def within_budget(search: Search, budget_bytes: int, smallest: bool = False) -> 
             found = search.plan(schedule)
             if found.peak_bytes <= budget_bytes:
                 return found
-    for haste in (1.0,) if smallest else HASTE:
+    for haste in () if smallest else HASTE:
         try:
-            schedule = search.least() if smallest else search.schedule(target)
+            schedule = search.schedule(target)
         except InfeasibleBudgetError:
             break
         found = search.plan(schedule)
@@ -151,8 +195,7 @@ def within_budget(search: Search, budget_bytes: int, smallest: bool = False) -> 
             best = found
             break
     if best is None:
-        least = search.plan(search.least())
-        if least.peak_bytes > budget_bytes:
-            raise InfeasibleBudgetError(budget_bytes, least.peak_bytes)
-        best = least
+        best = min((search.plan(schedule) for schedule in search.least()), key=lambda plan: plan.peak_bytes)
+        if best.peak_bytes > budget_bytes:
+            raise InfeasibleBudgetError(budget_bytes, best.peak_bytes)
     return best
