@@ -15,7 +15,7 @@ from mxnet_memonger.lstm import LSTM
 from mxnet_memonger.measure import measure_step
 from mxnet_memonger.memonger import mirror
 from mxnet_memonger.mobilenet_v2 import MobileNetV2
-from mxnet_memonger.part_planning import adapt_plan, apply_plan, make_plan, remove_plan, study_plan
+from mxnet_memonger.part_planning import adapt_plan, apply_plan, make_plan, real_peak, remove_plan, study_plan
 from mxnet_memonger.resnet import ResNet
 from mxnet_memonger.symbol_model import SymbolModel
 from mxnet_memonger.training import train
@@ -42,6 +42,7 @@ __all__ = [
     "measure_step",
     "memonger",
     "mirror",
+    "real_peak",
     "remove_plan",
     "save_weights",
     "set_seed",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from mxnet_memonger.binding import saved_bytes
+from mxnet_memonger.devices import check_device
 from mxnet_memonger.part_plans import OFFERED, BlockPart, CarriedPlan, PartSpace
 from mxnet_memonger.symbol_graph import BYTES_A_VALUE, Entry
 from mxnet_memonger.symbol_model import SymbolModel
@@ -34,6 +35,8 @@ def make_plan(
     loss: Callable[[Any], Any] | None = None,
     times: str = "measured",
     solver: str = "chain",
+    amp: bool = False,
+    device: str | None = None,
 ) -> Plan:
     """The plan of a zoo model under a budget; see `zoo.plan`. For any other Symbol there is `memonger.search_plan`.
 
@@ -46,14 +49,22 @@ def make_plan(
         max_noise: there is none to be limited.
         loss: none but the model's own softmax is planned for.
         times: "counted" or "measured": MXNet's are counted by FLOPs and bytes either way.
+        amp: is not offered in MXNet.
+        device: is not looked at: MXNet's figure is the same on every one.
         budget, objective, solver: as `zoo.plan`.
 
     Raises:
         InfeasibleBudgetError: the budget is too small; states the smallest.
         TypeError, ValueError: as `zoo.plan`; an LSTM, whose time steps are no blocks.
     """
+    check_device("cpu", amp)
     search = _prepared(model, batch, budget, allow, max_noise, objective, loss, times, solver)
     return within_budget(search, search.words["budget_bytes"], smallest=objective == "memory")
+
+
+def real_peak(plan: Plan, model: SymbolModel, loss: Any = None) -> int:
+    """Peak bytes of one real step: the plan's figure is MXNet's own figure for it."""
+    return plan.peak_bytes
 
 
 def study_plan(
@@ -152,7 +163,7 @@ def _search(
     plain_peak = found.binder.cost_bytes(found.space.symbol(found.space.everything_kept)) + gradients
     words: dict[str, Any] = {
         "framework": "mxnet",
-        "model": type(model).__name__,
+        "model": model.spec.in_words(),
         "fingerprint": fingerprint_of_spec(model.spec),
         "input_shape": shape,
         "budget_bytes": parse_budget(budget, plain_peak),

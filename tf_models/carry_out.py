@@ -74,7 +74,7 @@ def run_again(function: Callable[[Any], Any], values: Any) -> Any:
     Exact: a function that draws nothing and moves statistics by `NormLayer.move` computes the same a second time.
     """
 
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    @tf.custom_gradient
     def segment(inputs: Any) -> tuple[Any, Callable[..., Any]]:
         def backward(gradient: Any, variables: Sequence[Any] = ()) -> Any:
             # Only once the gradient is there, or the second run would be found to be the first, and that be kept.

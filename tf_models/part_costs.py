@@ -85,8 +85,8 @@ def traced_parts(model: ZooModel, inputs: Any) -> list[TracedPart]:
         for place, (name, function) in enumerate(functions):
             with tf.GradientTape() as tape:
                 made = function(values)
-            specs = (tf.TensorSpec(one.shape, one.dtype) for one in (values, made))
-            found.append(TracedPart(name, function, *specs, tape.watched_variables(), place == 0))
+            given, gives = (tf.TensorSpec(one.shape, one.dtype) for one in (values, made))
+            found.append(TracedPart(name, function, given, gives, tape.watched_variables(), place == 0))
             values = made
         return values
 

@@ -14,6 +14,7 @@ import numpy as np
 from tf_models.carry_out import CarriedPlan
 from tf_models.measure import measure_step, random_batch
 from tf_models.part_costs import cost_graph
+from tf_models.step import in_mixed_precision
 from tf_models.zoo_model import ZooModel
 from zoo.choices import unknown
 from zoo.planner import Plan, parse_budget
@@ -37,6 +38,8 @@ def make_plan(
     loss: Callable[[Any], Any] | None = None,
     times: str = "measured",
     solver: str = "chain",
+    amp: bool = False,
+    device: str | None = None,
 ) -> Plan:
     """The plan of a zoo model under a budget; see `zoo.plan`.
 
@@ -46,14 +49,23 @@ def make_plan(
         allow: "recompute". What TensorFlow lacks, "compress" and "swap", is left out with a `PlanChangedWarning`.
         max_noise: there is none to be limited.
         loss: none but cross entropy is planned for.
+        amp: the step will run in mixed precision, as `train` does it.
+        device: is not looked at: bytes are counted on the CPU.
         budget, objective, times, solver: as `zoo.plan`.
 
     Raises:
         InfeasibleBudgetError: the budget is too small; states the smallest.
         TypeError, ValueError: as `zoo.plan`.
     """
-    search = _prepared(model, batch, budget, allow, max_noise, objective, loss, times, solver)
+    _check(model, "plan")
+    planned = in_mixed_precision(model) if amp else model
+    search = _prepared(planned, batch, budget, allow, max_noise, objective, loss, times, solver)
     return within_budget(search, search.words["budget_bytes"], smallest=objective == "memory")
+
+
+def real_peak(plan: Plan, model: ZooModel, loss: Any = None) -> int:
+    """Peak bytes of one real step: the plan's figure was measured by one."""
+    return plan.peak_bytes
 
 
 def study_plan(
@@ -155,7 +167,7 @@ def _search(
     names = tuple(part.name for part in graph.parts[:-1])
     words: dict[str, Any] = {
         "framework": "tensorflow",
-        "model": type(model).__name__,
+        "model": model.spec.in_words(),
         "fingerprint": fingerprint_of_spec(model.spec),
         "input_shape": shape,
     }

@@ -27,19 +27,28 @@ def draw_study(study: PlanStudy, folder: Path) -> list[Path]:
     Raises:
         ImportError: matplotlib is not installed.
     """
+    written = []
+    for name in pictures_of(study):
+        written.append(folder / f"{name}.png")
+        save_png(figure_of(study, name), written[-1])
+    return written
+
+
+def figure_of(study: PlanStudy, name: str) -> Figure:
+    """One picture, drawn; `name` is one of `pictures_of`.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise ImportError(
             f"pictures of a plan need matplotlib ({error}): pip install 'memory-efficient-zoo[demo]'"
         ) from None
-    written = []
-    for name, draw in pictures_of(study).items():
-        figure = Figure(figsize=(9, 5), layout="constrained")
-        draw(figure, study)
-        written.append(folder / f"{name}.png")
-        save_png(figure, written[-1])
-    return written
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    pictures_of(study)[name](figure, study)
+    return figure
 
 
 def pictures_of(study: PlanStudy) -> dict[str, Draw]:
@@ -80,7 +89,7 @@ def _draw_frontier(figure: Figure, study: PlanStudy) -> None:
     )
     markers = "s^vDPX*h<>"
     for place, (name, (size, taken)) in enumerate(study.methods.items()):
-        colour = PART_COLOURS[1 + place % (len(PART_COLOURS) - 1)]
+        colour = PART_COLOURS[2 + place % (len(PART_COLOURS) - 2)]
         axes.plot(size / MIB, taken / plain, markers[place % len(markers)], color=colour, label=name)
     own = study.plan
     axes.plot(
@@ -88,6 +97,7 @@ def _draw_frontier(figure: Figure, study: PlanStudy) -> None:
         own.predicted_seconds / plain,
         "o",
         color=ORANGE,
+        markeredgecolor="black",
         markersize=9,
         label="this plan",
     )

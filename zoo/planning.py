@@ -28,6 +28,8 @@ def plan(
     loss: Callable[[Any], Any] | None = None,
     times: str = "measured",
     solver: str = "chain",
+    amp: bool = False,
+    device: str | None = None,
     framework: str | None = None,
 ) -> Plan:
     """What each part of a model should keep, recompute or compress so that a training step fits a byte budget.
@@ -49,6 +51,8 @@ def plan(
             on every machine.
         solver: "chain", a dynamic programme for any model; or "milp", HiGHS's optimum of the joint 0-1 programme, for
             at most 16 parts: it knows a limit on noise exactly, but runs nothing again more than once.
+        amp: the step will run in mixed precision, as `train` and the demo do it.
+        device: where it will run; None = where the model is.
         framework: the model's; None = by its class.
 
     Raises:
@@ -65,8 +69,8 @@ def plan(
         True
     """
     package = _package(framework, model)
-    asked = {"allow": allow, "max_noise": max_noise, "objective": objective, "loss": loss, "times": times}
-    asked["solver"] = solver
+    asked: dict[str, Any] = {"allow": allow, "max_noise": max_noise, "objective": objective, "loss": loss}
+    asked |= {"times": times, "solver": solver, "amp": amp, "device": device}
     found: Plan = package.make_plan(model, _batch(model, batch), budget=budget, **asked)
     return found
 
@@ -96,19 +100,22 @@ def max_batch(
     *,
     allow: str | Iterable[str] = ("recompute",),
     loss: Callable[[Any], Any] | None = None,
+    verify: bool = True,
     framework: str | None = None,
 ) -> int:
     """The largest batch whose training step fits a budget, with the plan that needs least; 0 = not even one of two.
 
     Bytes grow almost linearly with the batch, so a few plans are enough; the answer's own plan was measured, and the
-    next larger batch's does not fit.
+    next larger batch's does not fit. Then one real step of that batch is run on a copy of the model.
 
     Args:
         model, allow, loss, framework: as `plan`.
         input_shape: of one sample, without the batch.
         budget: bytes or text.
+        verify: run that step. False = any size can be asked for, on any machine.
 
     Raises:
+        MemoryError: the step to verify needs more memory than this machine has.
         TypeError, ValueError: as `plan`.
 
     Example:
@@ -120,11 +127,26 @@ def max_batch(
 
     limit, package = parse_budget(budget), _package(framework, model)
 
-    def peak_of(samples: int) -> int:
+    def plan_of(samples: int) -> Plan:
         asked = {"allow": allow, "objective": "memory", "times": "counted", "loss": loss}
         found: Plan = package.make_plan(model, (samples, *input_shape), budget=2**60, **asked)
-        return found.peak_bytes
+        return found
 
+    plans: dict[int, Plan] = {}
+    found = _largest(lambda samples: _known(plans, samples, plan_of).peak_bytes, limit)
+    while found and verify and package.real_peak(_known(plans, found, plan_of), model, loss) > limit:
+        found -= 1
+    return found
+
+
+def _known(plans: dict[int, Plan], samples: int, make: Callable[[int], Plan]) -> Plan:
+    if samples not in plans:
+        plans[samples] = make(samples)
+    return plans[samples]
+
+
+def _largest(peak_of: Callable[[int], int], limit: int) -> int:
+    """The largest batch whose peak is within the limit; 0 = not even two samples'."""
     fits, too_large = {2: peak_of(2)}, 0
     if fits[2] > limit:
         return 0

@@ -6,11 +6,13 @@ Planning works on a copy without data: the model, its random streams, its statis
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
@@ -19,7 +21,7 @@ from pytorch_models.planning.fingerprint import fingerprint_of
 from pytorch_models.planning.graph import Pricing, cost_graph
 from pytorch_models.planning.parts import find_parts
 from pytorch_models.planning.settings import set_policy
-from pytorch_models.planning.step import Loss, as_call, default_loss, step_bytes
+from pytorch_models.planning.step import Loss, as_call, autocasting, check_machine, default_loss, step_bytes
 from pytorch_models.planning.timeline import timeline_of
 from pytorch_models.planning.trace import fake_copy, tensors_in, trace
 from zoo.choices import unknown
@@ -30,7 +32,7 @@ from zoo.planner.methods import known_methods
 from zoo.planner.rounds import SOLVERS, Search, within_budget
 from zoo.planner.study import PlanStudy, Timeline, points_of_methods
 
-__all__ = ["adapt_plan", "apply_plan", "make_plan", "remove_plan", "study_plan", "sweep_plans"]
+__all__ = ["adapt_plan", "apply_plan", "make_plan", "real_peak", "remove_plan", "study_plan", "sweep_plans"]
 
 Result = TypeVar("Result")
 
@@ -49,6 +51,8 @@ def make_plan(
     loss: Callable[[Any], Tensor] | None = None,
     times: str = "measured",
     solver: str = "chain",
+    amp: bool = False,
+    device: str | None = None,
 ) -> Plan:
     """The plan of a model under a budget; see `zoo.plan`.
 
@@ -57,14 +61,17 @@ def make_plan(
         loss: of what the model gives; by default cross-entropy of (N, classes), else a mean square.
         times: "measured" runs each kind of part for a moment; "counted" adds up operations and bytes.
         solver: "chain", or "milp" for at most 16 parts.
+        amp: the step will run under autocast, to the dtype that `train` uses on its device.
+        device: where the step will run; None = where the model is.
 
     Raises:
         InfeasibleBudgetError: the budget is too small; states the smallest.
         TypeError, ValueError: as `zoo.plan`.
     """
     allowed = _checked(model, budget, allow, objective, times, solver)
-    asked = Asked(model, batch, budget, allowed, max_noise, loss, times, solver)
-    with _prepared(asked) as (search, _):
+    placed = model if device is None else copy.deepcopy(model).to(device)
+    asked = Asked(placed, batch, budget, allowed, max_noise, loss, times, solver)
+    with autocasting(placed, amp), _prepared(asked) as (search, _):
         return within_budget(search, search.words["budget_bytes"], smallest=objective == "memory")
 
 
@@ -125,6 +132,21 @@ def adapt_plan(plan: Plan, model: nn.Module) -> Plan:
         return adapted_plan(plan, search)
 
 
+def real_peak(plan: Plan, model: nn.Module, loss: Callable[[Any], Tensor] | None = None) -> int:
+    """Peak bytes of one step that is really run, with a plan, on a copy of the model and inputs of zeros.
+
+    Raises:
+        MemoryError: it needs more than the machine has.
+    """
+    check_machine(plan, model)
+    copied = copy.deepcopy(model)
+    args, kwargs = as_call(copied, plan.input_shape)
+    args, kwargs = tree_map_only(Tensor, _with_storage, (args, kwargs))
+    apply_plan(plan, copied)
+    with torch.random.fork_rng():
+        return step_bytes(copied, args, kwargs, loss or default_loss)[0]
+
+
 @dataclass(frozen=True)
 class Asked:
     """What a plan is asked for with; see `make_plan`."""
@@ -156,13 +178,18 @@ def _prepared(asked: Asked) -> Iterator[tuple[Search, Callable[[Plan | None], Ti
         graph = cost_graph(found, find_parts(found), pricing, loss, "recompute" in asked.allowed)
         words: dict[str, Any] = {
             "framework": "torch",
-            "model": type(model).__name__,
+            "model": _in_words(model),
             "fingerprint": fingerprint_of(model),
         }
         words |= {"input_shape": shape, "budget_bytes": limit, "plain_peak_bytes": plain_peak}
         measure = partial(_with_plan, copied, lambda: step_bytes(copied, args, kwargs, loss))
         timeline = partial(_with_plan, copied, lambda: timeline_of(copied, args, kwargs, loss))
         yield Search(graph, measure, words, asked.max_noise, asked.solver), timeline
+
+
+def _in_words(model: nn.Module) -> str:
+    in_words = getattr(getattr(model, "spec", None), "in_words", None)
+    return str(in_words()) if callable(in_words) else type(model).__name__
 
 
 def _with_storage(tensor: Tensor) -> Tensor:

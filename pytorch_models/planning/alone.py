@@ -52,6 +52,7 @@ class Cost:
 
 def cost_of(run: Callable[..., Any], parameters: Sequence[Tensor], args: Any, kwargs: Any) -> Cost:
     """Run a part forward and backward on its own, counting; everything is on FakeTensors."""
+    torch.clear_autocast_cache()  # weights that another run has cast
     args, kwargs = _fresh((args, kwargs))
     inputs = tensors_in((args, kwargs))
     given = {storage_of(tensor) for tensor in inputs}
@@ -107,6 +108,7 @@ def backward_bytes_beside(
     run: Callable[..., Any], reader: Callable[[Any], Any], parameters: Sequence[Tensor], args: Any, kwargs: Any
 ) -> int:
     """A part's scratch in the backward pass where `reader`, which runs after it, hands it the gradient itself."""
+    torch.clear_autocast_cache()  # weights that another run has cast
     args, kwargs = _fresh((args, kwargs))
     inputs, at_start = tensors_in((args, kwargs)), [0]
     with MemoryTracker((*parameters, *inputs)) as tracker:

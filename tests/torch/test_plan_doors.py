@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import builtins
+import copy
 import sys
 from typing import Any
 
 import pytest
 import torch
-from families import norms_of
+from families import assert_same, norms_of
 from foreign_models import Transformer
 from test_planning import plain_stack, planned, step
+from torch import nn
 
+import pytorch_models
 import zoo
 from pytorch_models.planning import make_plan
 
 
-def test_the_doors_of_the_zoo() -> None:
+def test_the_doors_of_the_zoo(monkeypatch: pytest.MonkeyPatch) -> None:
     """zoo.plan by number of samples, create_model(budget=...), max_batch; language models are planned as one part."""
     model = zoo.create_model("resnet20", num_classes=3)
     plan = zoo.plan(model, 4, budget=0.7, times="counted")
@@ -40,6 +43,37 @@ def test_the_doors_of_the_zoo() -> None:
     )
     assert fits <= 300_000 < not_fits
     assert zoo.max_batch(stack, (3, 16, 16), 10) == 0
+    said = {samples: 300_001, samples - 1: 300_000}
+    monkeypatch.setattr(pytorch_models, "real_peak", lambda plan, *_: said[plan.input_shape[0]])
+    assert zoo.max_batch(stack, (3, 16, 16), "300 KB") == samples - 1, "a real step has the last word"
+
+
+def test_a_batch_for_another_machine_is_not_run_here() -> None:
+    wide = nn.Sequential(nn.Linear(4, 2**16), nn.ReLU(), nn.Linear(2**16, 1))
+    with pytest.raises(MemoryError, match="verify=False"):
+        zoo.max_batch(wide, (4,), 2**42)
+    assert zoo.max_batch(wide, (4,), 2**42, verify=False) > 2**20
+
+
+def test_norms_that_average_and_mixed_precision_are_planned_as_they_run() -> None:
+    torch.manual_seed(0)
+    model, batch = plain_stack(), torch.randn(4, 3, 32, 32)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # a running average: its weight is the number of steps
+    plan, twin = planned(model, batch, budget=0.5), copy.deepcopy(model)
+    plan.apply(model)
+    for seed in (1, 2):
+        expected, found = step(twin, batch, seed)[1], step(model, batch, seed)[1]
+        assert_same(found, expected, 1e-6)
+    assert int(model.get_submodule("0.1").num_batches_tracked) == 2  # type: ignore[arg-type]
+    model = plain_stack()
+    mixed = planned(model, batch, budget=0.6, amp=True)
+    assert mixed.plain_peak_bytes < 0.8 * plan.plain_peak_bytes, "half as many bytes a value"
+    mixed.apply(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        peak, _ = step(model, batch)
+    assert peak == pytest.approx(mixed.peak_bytes, rel=1e-3), "but for norms' statistics of another dtype"
 
 
 def test_the_programme_of_a_small_model_and_where_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
