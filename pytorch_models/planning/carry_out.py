@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pytorch_models.compression import NoiseSeeds
-from pytorch_models.planning.coding import coded
+from pytorch_models.planning.coding import Coded
 from pytorch_models.planning.fingerprint import fingerprint_of
 from pytorch_models.planning.settings import give_back, needs_codes, set_policy
 from pytorch_models.saving.eligibility import graph_is_being_exported, has_hooks, warn_plain
@@ -142,9 +142,10 @@ class PlannedForward:
         """Run the module itself, keeping what its part keeps."""
         module = _alive(self)
         forward = self.own if self.own is not None else type(module).forward.__get__(module)
-        if self.bits is None:
+        running = _now()
+        if self.bits is None or (running is not None and running.inside):
             return forward(*args, **kwargs)
-        return coded(module, self.bits, self.root.seeds, forward)(*args, **kwargs)
+        return Coded(module, self.bits, self.root.seeds, forward)(*args, **kwargs)
 
     def _whole(self, *args: Any, **kwargs: Any) -> Any:
         """The model's forward: what stretches ran ahead must have been called by its end."""

@@ -139,6 +139,7 @@ class _Programme:
         if max_noise is not None:
             noise = {(i, o): self.parts[i].options[o].noise for i, o in self.choices}
             yield {column[c]: noise[c] for c in self.choices for column in (self.kept, self.again)}, 0, max_noise
+        yield {self.again[i, o]: 1.0 for i, o in self.choices if not self.parts[i].options[o].reruns}, 0, 0
         yield from self._lying()
         last = len(self.parts) - 1
         for (place, option), column in self.kept.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -60,7 +60,41 @@ class Search:
         """The fastest schedule within a target, and the noise that is allowed."""
         if self.solver == "milp":
             return solve_milp(self.graph, target_bytes, self.max_noise)
-        return self._by_chain(target_bytes)
+        found = self.settled(self._by_chain(target_bytes))
+        if found.peak_bytes <= target_bytes and not self._steady:
+            return found
+        fitting = [one for one in (found, *self._without_codes(target_bytes)) if one.peak_bytes <= target_bytes]
+        return min(fitting, key=lambda schedule: schedule.seconds, default=found)
+
+    @cached_property
+    def _steady(self) -> tuple[ChainSolver, list[list[int]]] | tuple[()]:
+        """Tables of the graph without options that nothing may run again by, and which options are left; () = all."""
+        left = [[n for n, option in enumerate(part.options) if option.reruns] for part in self.graph.parts]
+        if all(len(kept) == len(part.options) for kept, part in zip(left, self.graph.parts, strict=True)):
+            return ()
+        parts = [
+            replace(part, options=tuple(part.options[n] for n in kept))
+            for kept, part in zip(left, self.graph.parts, strict=True)
+        ]
+        return ChainSolver(CostGraph.chain(parts, self.graph.input_gradient_bytes)), left
+
+    def _without_codes(self, target_bytes: int) -> list[Schedule]:
+        """What those tables say: where stretches run again, codes may only be in the way."""
+        if not self._steady:
+            return []
+        tables, left = self._steady
+        found = tables.solve(max(target_bytes, tables.smallest.peak_bytes))
+        operations = (replace(step, option=left[step.part][step.option]) for step in found.operations)
+        return [Schedule.of(self.graph, operations)]
+
+    def settled(self, schedule: Schedule) -> Schedule:
+        """The schedule with the first option of what runs again in the place of one that cannot be used then."""
+        steps, options = nested_steps(schedule.operations), schedule.options()
+        parts = self.graph.parts
+        twice = [i for i, runs in runs_of(steps).items() if runs > 1 and not parts[i].options[options[i]].reruns]
+        if not twice:
+            return schedule
+        return Schedule.of(self.graph, operations_of(steps, self.graph, {**options, **dict.fromkeys(twice, 0)}))
 
     def _by_chain(self, target_bytes: int) -> Schedule:
         if self.once:
@@ -99,9 +133,15 @@ class Search:
         if self.once:
             return sorted(self._quiet_singles(), key=lambda schedule: schedule.peak_bytes)[:MOST_LEAST]
         try:
-            return [self._by_chain(0)]
+            found = self._by_chain(0)
         except InfeasibleBudgetError as error:
-            return [self._by_chain(error.smallest_bytes)]
+            found = self._by_chain(error.smallest_bytes)
+        if self.settled(found) is found:
+            return [found]
+        by_kind = sorted(known_methods(self.graph).values(), key=lambda schedule: schedule.peak_bytes)
+        limit = math.inf if self.max_noise is None else self.max_noise
+        others = [*self._without_codes(0), *by_kind[:MOST_KNOWN]]
+        return [self.settled(found), *(schedule for schedule in others if noise_of(self.graph, schedule) <= limit)]
 
     def frontier(self, points: int = 24) -> tuple[tuple[int, float], ...]:
         """Predicted peak bytes and seconds of the fastest schedules, from the smallest to the fastest."""
@@ -122,12 +162,13 @@ class Search:
     def known(self, budget_bytes: int, best: Plan | None) -> list[Schedule]:
         """What others do with every part alike, where that is predicted to be faster than the best plan so far.
 
-        It may have been passed over because more bytes were predicted for it than it needs.
+        It may have been passed over because more bytes were predicted for it than it needs. And the fastest schedule
+        without codes from outside, whose prediction does not depend on what the parts around do.
         """
         limit = math.inf if self.max_noise is None else self.max_noise
         found = [
             schedule
-            for schedule in known_methods(self.graph).values()
+            for schedule in (*known_methods(self.graph).values(), *self._without_codes(budget_bytes))
             if (best is None or schedule.seconds < best.predicted_seconds)
             and schedule.peak_bytes <= HOPE * budget_bytes
             and noise_of(self.graph, schedule) <= limit
