@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, assert_same, inputs_of, norms_of
+from families import FAMILIES, assert_same, inputs_of
 from foreign_models import DataDependent, Shared, Transformer, UNet
 from torch import Tensor, nn
 
-import zoo
 from pytorch_models.planning import apply_plan, make_plan
 from pytorch_models.planning.step import default_loss
 from pytorch_models.tracker import MemoryTracker
@@ -246,29 +245,3 @@ def test_what_cannot_be_planned_is_refused_by_name() -> None:
             planned(model, bad, budget=0.5)
     with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
         planned("resnet20", batch, budget=0.5)  # type: ignore[arg-type]
-
-
-def test_the_doors_of_the_zoo() -> None:
-    """zoo.plan by number of samples, create_model(budget=...), max_batch; language models are planned as one part."""
-    model = zoo.create_model("resnet20", num_classes=3)
-    plan = zoo.plan(model, 4, budget=0.7, times="counted")
-    assert plan.input_shape == (4, 3, 32, 32)
-    made_with = zoo.create_model("resnet20", budget=plan.budget_bytes, batch_size=4)
-    peak, _ = step(made_with, torch.randn(4, 3, 32, 32))
-    assert peak <= plan.budget_bytes < plan.plain_peak_bytes
-    with pytest.raises(ValueError, match="do not go together"):
-        zoo.create_model("resnet20", budget=0.5, efficient=True)
-    with pytest.raises(TypeError, match="give a batch or its shape"):
-        zoo.plan(plain_stack(), 4, budget=0.5)
-    text = zoo.create_model("lstm_text", hidden_size=16)
-    tight = zoo.plan(text, (2, 64), budget=2**40, objective="memory", times="counted")
-    assert tight.peak_bytes < tight.plain_peak_bytes
-    assert len(norms_of(text)) == 0
-    stack = plain_stack()
-    samples = zoo.max_batch(stack, (3, 16, 16), "300 KB")
-    fits, not_fits = (
-        make_plan(stack, (n, 3, 16, 16), budget=2**40, objective="memory", times="counted").peak_bytes
-        for n in (samples, samples + 1)
-    )
-    assert fits <= 300_000 < not_fits
-    assert zoo.max_batch(stack, (3, 16, 16), 10) == 0
