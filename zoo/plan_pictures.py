@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from zoo.pictures import BLUE, ORANGE, PART_COLOURS, save_png
+from zoo.planner.kinds import KEEP
+from zoo.planner.plan import PlannedPart
 from zoo.planner.study import PlanStudy, Timeline
 from zoo.report import MIB
 
@@ -119,13 +121,17 @@ def _draw_parts(figure: Figure, study: PlanStudy) -> None:
     places = range(len(shown))
     axes.barh(places, [part.plain_bytes / MIB for part in shown], color="#cccccc", height=0.8, label="plain")
     axes.barh(places, [part.kept_bytes / MIB for part in shown], color=BLUE, height=0.5, label="planned")
-    names = [f"{part.name} ({part.choice}{f', run {part.runs} times' if part.runs > 1 else ''})" for part in shown]
-    axes.set_yticks(places, names, fontsize="small")
-    axes.invert_yaxis()
+    axes.set_yticks(places, [f"{part.name}: {_how_kept(part)}" for part in shown], fontsize="small")
+    axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlabel("kept for the backward pass (MiB)")
     axes.set_title(f"{study.plan.model}: what each part keeps")
     axes.legend(frameon=False)
     _plain_frame(axes)
+
+
+def _how_kept(part: PlannedPart) -> str:
+    again = f"runs {part.runs} times" if part.runs > 1 else ""
+    return ", ".join(filter(None, (again, "" if again and part.choice == KEEP else part.choice)))
 
 
 def _plain_frame(axes: Axes) -> None:

@@ -120,7 +120,7 @@ def max_batch(
 
     Example:
         >>> import zoo
-        >>> 2 < zoo.max_batch(zoo.create_model("resnet20"), (3, 32, 32), "8MB") < 32
+        >>> 2 <= zoo.max_batch(zoo.create_model("resnet20"), (3, 32, 32), "3MB") < 8
         True
     """
     from zoo.planner import parse_budget
