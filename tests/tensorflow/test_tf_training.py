@@ -52,7 +52,8 @@ def small_network(efficient: bool = True, compressed: int | None = None) -> Dens
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
-from test_tf_training import options, small_data, small_network, train, training
+from test_tf_training import options, small_data, small_network, train
+from tf_models import training
 write, written = training.save_arrays, []
 def save(path, arrays):
     write(path, arrays)
