@@ -192,7 +192,8 @@ def keep_within_budget(network: Any, experiment: Experiment, images: Data) -> No
     shape = (batch, *images.train_inputs.shape[1:])
     with command.expected_errors(command.USAGE):
         # Counted, not timed: a resumed run makes the same plan.
-        made = zoo.plan(network, shape, budget=experiment.budget, times="counted", framework=experiment.framework)
+        asked = {"budget": experiment.budget, "times": "counted", "framework": experiment.framework}
+        made = zoo.plan(network, shape, **asked, amp=options.amp, device=options.device)
     made.apply(network)
     print("plan    " + "\n        ".join(made.summary().splitlines()[1:]))
 

@@ -1,6 +1,7 @@
-"""Memory and time of the zoo's models in TensorFlow, plain and efficient, in one mode; ratios are to the plain model.
+"""Memory and time of the zoo's models in TensorFlow, plain, efficient and compressed, in one mode.
 
-Steps of the compared models alternate in one process, so that a slow moment of the machine slows all of them.
+Ratios are to the plain model. Steps of the compared models alternate in one process, so that a slow moment of the
+machine slows all of them.
 
     python benchmarks/tensorflow_models.py densenet_bc_100_12 --batch 16 --mode graph
 """
@@ -13,16 +14,24 @@ import platform
 import statistics
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import zoo
-from zoo import frameworks
-from zoo.policy import MemoryPolicy
-from zoo.report import MIB
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+import zoo  # noqa: E402
+from zoo import frameworks  # noqa: E402
+from zoo.policy import MemoryPolicy  # noqa: E402
+from zoo.report import MIB  # noqa: E402
 
-POLICIES = (MemoryPolicy(), MemoryPolicy(efficient=True, keep_bottleneck=True), MemoryPolicy(efficient=True))
+POLICIES = (
+    MemoryPolicy(),
+    MemoryPolicy(efficient=True, keep_bottleneck=True),
+    MemoryPolicy(efficient=True),
+    MemoryPolicy(compressed=2),
+    MemoryPolicy(efficient=True, compressed=2),
+)
 
 
 def main(arguments: list[str]) -> None:
@@ -32,32 +41,37 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--size", type=int, help="height and width in pixels, or time steps")
     parser.add_argument("--mode", choices=("eager", "graph", "xla"), default="graph")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=5, help="timed steps; 0 = bytes alone")
     given = parser.parse_args(arguments)
     package = frameworks.load("tensorflow")
     config = zoo.find_config(given.model)
     shape = _shape(config, given.batch, given.size)
     reports, steps = [], []
     for policy in POLICIES:
-        if policy.keep_bottleneck and hasattr(config, "sequence_shape"):
-            continue  # an LSTM has none
+        if hasattr(config, "sequence_shape") and (policy.keep_bottleneck or policy.compressed):
+            continue  # an LSTM has neither
         package.set_seed(0)
         model = package.build_model(config, policy)
         reports.append(package.measure_step(model, shape, mode=given.mode, repeats=0))
-        steps.append(_step(model, shape, given.mode))
+        steps += [_step(model, shape, given.mode)] if given.repeats else []
     seconds = _alternating(steps, given.repeats)
     version = frameworks.installed_version(frameworks.find("tensorflow").distribution)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, TensorFlow {version}"
     print(f"{given.model}, input {shape}, float32, {given.mode}; {machine}")
     print("| policy | saved MiB | peak MiB | of plain | step s (least-most) | of plain |\n|---|---|---|---|---|---|")
-    for report, own in zip(reports, seconds, strict=True):
-        first, middle = reports[0], statistics.median(own)
-        spread = f"{min(own):.2f}-{max(own):.2f}"
-        print(
-            f"| {report.policy} | {report.saved_bytes / MIB:.0f} | {report.peak_bytes / MIB:.0f} | "
-            f"{report.peak_bytes / first.peak_bytes:.2f} | {middle:.2f} ({spread}) | "
-            f"{middle / statistics.median(seconds[0]):.2f} |"
-        )
+    for place, report in enumerate(reports):
+        ratio = report.peak_bytes / reports[0].peak_bytes
+        sizes = f"{report.saved_bytes / MIB:.0f} | {report.peak_bytes / MIB:.0f} | {ratio:.2f}"
+        print(f"| {report.policy} | {sizes} | {_times(seconds, place)} |")
+
+
+def _times(seconds: list[list[float]], place: int) -> str:
+    """Two columns, of one policy's steps."""
+    if not seconds:
+        return " | "
+    own, first = seconds[place], statistics.median(seconds[0])
+    middle = statistics.median(own)
+    return f"{middle:.2f} ({min(own):.2f}-{max(own):.2f}) | {middle / first:.2f}"
 
 
 def _shape(config: Any, batch: int, size: int | None) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from mxnet_memonger.lstm import LSTM
 from mxnet_memonger.measure import measure_step
 from mxnet_memonger.memonger import mirror
 from mxnet_memonger.mobilenet_v2 import MobileNetV2
+from mxnet_memonger.part_planning import adapt_plan, apply_plan, make_plan, real_peak, remove_plan, study_plan
 from mxnet_memonger.resnet import ResNet
 from mxnet_memonger.symbol_model import SymbolModel
 from mxnet_memonger.training import train
@@ -30,16 +31,22 @@ __all__ = [
     "DenseNet",
     "MobileNetV2",
     "ResNet",
+    "adapt_plan",
+    "apply_plan",
     "build_model",
     "check_device",
     "compress",
     "is_out_of_memory",
     "load_weights",
+    "make_plan",
     "measure_step",
     "memonger",
     "mirror",
+    "real_peak",
+    "remove_plan",
     "save_weights",
     "set_seed",
+    "study_plan",
     "train",
 ]
 

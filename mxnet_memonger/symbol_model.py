@@ -37,6 +37,7 @@ class SymbolModel(abc.ABC):
         spec: the family's config.
         arrays: parameters and running statistics by canonical name, freshly initialised; trained in place.
         state_names: of the running statistics among them.
+        carried_plan: instead of the policy, a plan of `zoo.plan` that was applied; None = none was.
 
     Raises:
         zoo.policy.PolicyNotOfferedError: a level of `opt_memory` other than 0; `compressed` of an LSTM, or a scheme.
@@ -59,6 +60,7 @@ class SymbolModel(abc.ABC):
         self._check_offered(policy)
         self.spec, self.policy = config, policy
         self._planned: dict[tuple[int, ...], Any] = {}
+        self.carried_plan: Any = None
         shape = self.input_shape(config)
         smallest = self.symbol_for(shape)
         self.arrays = initial_arrays(smallest, {"data": shape})
@@ -148,6 +150,8 @@ class SymbolModel(abc.ABC):
                 a second for a network of 50 layers.
         """
         shape = tuple(input_shape)
+        if self.carried_plan is not None:
+            return self.carried_plan.symbol(self, shape)
         if shape not in self._planned or ntrial:
             found = []
             if self.policy.efficient:

@@ -15,7 +15,7 @@ from pytorch_models.measure import measure_step
 from pytorch_models.measure_processes import measure_in_processes
 from pytorch_models.mobilenet_v2 import MobileNetV2
 from pytorch_models.out_of_memory import is_out_of_memory
-from pytorch_models.planning import apply_plan, make_plan, remove_plan, study_plan
+from pytorch_models.planning import adapt_plan, apply_plan, make_plan, real_peak, remove_plan, study_plan
 from pytorch_models.resnet import ResNet
 from pytorch_models.segments import checkpoint_segments
 from pytorch_models.training import train
@@ -31,6 +31,7 @@ __all__ = [
     "DenseNet",
     "MobileNetV2",
     "ResNet",
+    "adapt_plan",
     "apply_plan",
     "build_model",
     "check_device",
@@ -41,6 +42,7 @@ __all__ = [
     "make_plan",
     "measure_in_processes",
     "measure_step",
+    "real_peak",
     "remove_plan",
     "save_weights",
     "set_seed",

@@ -17,12 +17,14 @@ def test_zoo_plan_prints_a_table_and_writes_a_file_and_pictures(
 ) -> None:
     path = tmp_path / "plan.json"
     words = ["resnet20", "0.8", "--batch_size", "2", "--times", "counted", "--save", str(path)]
-    assert main(["plan", *words, "--allow", "recompute,compress", "--pictures", str(tmp_path / "pictures")]) == 0
+    words += ["--pictures", str(tmp_path / "pictures"), "--html", str(tmp_path / "plan.html")]
+    assert main(["plan", *words, "--allow", "recompute"]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"peak [\d.]+ MiB \(\d+% of plain\) of a budget of", printed)
     assert re.search(r"^layer1\.0 ", printed, re.MULTILINE)
     plan = Plan.load(path)
     assert plan.peak_bytes <= plan.budget_bytes
+    assert (tmp_path / "plan.html").read_text(encoding="utf-8").count("<img") == 3
     pictures = sorted((tmp_path / "pictures").iterdir())
     assert [picture.name for picture in pictures] == ["frontier.png", "memory.png", "parts.png"]
     assert all(picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 5000 for picture in pictures)

@@ -13,6 +13,7 @@ from tf_models.devices import check_device, is_out_of_memory, set_seed
 from tf_models.lstm import LSTM
 from tf_models.measure import measure_step
 from tf_models.mobilenet_v2 import MobileNetV2
+from tf_models.planning import adapt_plan, apply_plan, make_plan, real_peak, remove_plan, study_plan
 from tf_models.resnet import ResNet
 from tf_models.training import train
 from tf_models.weights import load_weights, save_weights
@@ -28,14 +29,20 @@ __all__ = [
     "DenseNet",
     "MobileNetV2",
     "ResNet",
+    "adapt_plan",
+    "apply_plan",
     "build_model",
     "check_device",
     "is_out_of_memory",
     "load_application",
     "load_weights",
+    "make_plan",
     "measure_step",
+    "real_peak",
+    "remove_plan",
     "save_weights",
     "set_seed",
+    "study_plan",
     "train",
 ]
 

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from tf_models.operators import Convolution
-from tf_models.saving import Coder, Step
+from tf_models.saving import Step
 from tf_models.saving.coded import MASK_BITS
-from tf_models.saving.group_codes import METADATA_BITS, mixed
-from tf_models.tensorflow_names import keras, tf
+from tf_models.saving.group_codes import METADATA_BITS
+from tf_models.tensorflow_names import keras
 from zoo.policy import MemoryPolicy
 
 FIRST_SEED = 0x5EED  # of every model: its own stream, so that building a model moves no other
-BETWEEN_PARTS = 2**20  # more tensors than one part codes
 POSITION_BITS = 4  # of a 3x3 max pool
 _OFFERED = "1, 2, 4 or 8 bits, or the scheme L2 (4 bits), or L0 (nothing)"
 
 
-def code_bits(policy: MemoryPolicy, family: str, codes: bool) -> int | None:
-    """Bits a value that a policy asks for; None = nothing is coded.
+def code_bits(policy: MemoryPolicy) -> int | None:
+    """Bits a value that a policy asks for; None = nothing is coded, or by what `check_codes` refuses.
+
+    Example:
+        >>> [code_bits(MemoryPolicy(compressed=name)) for name in (2, "L2", "L0", None)]
+        [2, 4, None, None]
+    """
+    name = policy.compressed
+    return 4 if name == "L2" else int(name) if name is not None and str(name).isdecimal() else None
+
+
+def check_codes(policy: MemoryPolicy, family: str, codes: bool) -> None:
+    """Refuse codes that TensorFlow's models are not built with.
 
     Args:
         policy: see there.
@@ -28,61 +37,18 @@ def code_bits(policy: MemoryPolicy, family: str, codes: bool) -> int | None:
         codes: whether the family is built with codes.
 
     Raises:
-        ValueError: what TensorFlow's models are not built with, and what they are.
-
-    Example:
-        >>> code_bits(MemoryPolicy(compressed=2), "DenseNet", True), code_bits(MemoryPolicy(), "DenseNet", True)
-        (2, None)
+        ValueError: what is not offered, and what is.
     """
     name = policy.compressed
     if name is None or name == "L0":
-        return None
-    bits = 4 if name == "L2" else int(name) if str(name).isdecimal() else None
+        return
     if not codes:
         raise ValueError(
             f"compressed={name}: {family} in TensorFlow keeps no codes; use efficient=True, which keeps the states "
             "between chunks of time steps alone, or framework=torch"
         )
-    if bits is None:
+    if code_bits(policy) is None:
         raise ValueError(f"compressed={name}: {family} in TensorFlow has {_OFFERED}; use framework=torch for others")
-    return bits
-
-
-@dataclass
-class Pass:
-    """One forward pass of a model.
-
-    Args:
-        training: whether norms take the batch's statistics.
-        bits: of codes; None = nothing is coded.
-        seed: of their noise, uint64.
-
-    Attributes:
-        parts: how many have taken a coder.
-    """
-
-    training: bool
-    bits: int | None = None
-    seed: Any = None
-    parts: int = 0
-
-    @classmethod
-    def of(cls, training: Any, bits: int | None, seeds: Any) -> Pass:
-        """A new one; codes are made while training alone."""
-        if not training or bits is None:
-            return cls(bool(training))
-        state = tf.cast(seeds.next(), tf.uint64)
-        replica = tf.distribute.get_replica_context()
-        number = 0 if replica is None else replica.replica_id_in_sync_group
-        seed = mixed(mixed(state[0]) + mixed(state[1] + tf.constant(1, tf.uint64)))
-        return cls(True, bits, mixed(seed + tf.cast(number, tf.uint64)))
-
-    def coder(self) -> Coder | None:
-        """For the tensors of one more part of the model, none of whose noise is another's; None = nothing is coded."""
-        if self.bits is None:
-            return None
-        self.parts += 1
-        return Coder(self.bits, self.seed, self.parts * BETWEEN_PARTS)
 
 
 def new_seeds() -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from tf_models.compression import Pass, block_prefers_codes
-from tf_models.image_model import ImageModel
+from tf_models.carry_out import NamedPart
+from tf_models.compression import block_prefers_codes
+from tf_models.forward_pass import Pass
+from tf_models.image_model import ImageModel, Part
 from tf_models.layers import ConvolutionLayer, NormLayer, dense_layer_values
 from tf_models.operators import average_pool, channel_axis, mean_of_pixels
 from tf_models.saving import DenseLayer, dense_block
@@ -57,7 +60,6 @@ class DenseNet(ImageModel):
                 channels = kept
         self._norm("features.norm5", channels)
         self._linear("classifier", channels, config.num_classes)
-        self.dropout_seeds = keras.random.SeedGenerator() if config.drop_rate else None
 
     def _build_layer(self, name: str, channels: int) -> None:
         growth, width = self.spec.growth_rate, self.spec.bn_size * self.spec.growth_rate
@@ -72,19 +74,18 @@ class DenseNet(ImageModel):
     def call(self, images: Any, training: bool | None = None) -> Any:
         """(N, H, W, in_chans) -> (N, num_classes) scores."""
         self.check_images(images)
-        parts, run = self.parts, self.new_pass(training)
-        values = self._stem(images, run)
-        seed = self.dropout_seeds.next() if run.training and self.dropout_seeds is not None else None
+        run = self.new_pass(training)
+        return self.parts["classifier"](mean_of_pixels(self.run_parts(images, run), self.data_format))
+
+    def part_functions(self) -> list[NamedPart]:
+        """Stem, dense blocks and transitions in turn, and the last norm."""
+        found: list[NamedPart] = [("features.conv0", self._stem)]
         for number, layers in enumerate(self.spec.block_config, start=1):
-            codes = self._codes_block(values, layers, run)
-            block = self._block_once if self.policy.efficient or codes else self._block_plain
-            values = block(values, number, layers, run, codes, seed)
+            found.append((f"features.denseblock{number}", partial(self._block, number=number, layers=layers)))
             if number < len(self.spec.block_config):
                 name = f"features.transition{number}"
-                pair = (parts[f"{name}.norm"], "relu", parts[f"{name}.conv"])
-                values = average_pool(self._steps(values, [pair], run, codes=codes), self.data_format)
-        values = self._steps(values, [(parts["features.norm5"], "relu", None)], run, codes=codes)
-        return parts["classifier"](mean_of_pixels(values, self.data_format))
+                found.append((name, partial(self._transition, name=name, layers=layers)))
+        return [*found, ("features.norm5", self._last_norm)]
 
     def _stem(self, images: Any, run: Pass) -> Any:
         convolution = self.parts["features.conv0"]
@@ -93,14 +94,42 @@ class DenseNet(ImageModel):
         steps = [(None, "", convolution), (self.parts["features.norm0"], "relu", None)]
         return self._steps(images, steps, run, pools=True, keeps_input=True)
 
-    def _codes_block(self, values: Any, layers: int, run: Pass) -> bool:
-        """Whether what a block keeps is coded: always, but where `efficient` alone keeps less."""
-        if run.bits is None or not self.policy.efficient:
+    def _block(self, values: Any, run: Pass, *, number: int, layers: int) -> Any:
+        channels = int(values.shape[channel_axis(self.data_format)])
+        codes = self._codes_block(channels, layers, 8 * values.dtype.size, run)
+        if run.policy.efficient or codes:
+            return self._block_once(values, number, layers, run, codes)
+        return self._block_plain(values, number, layers, run)
+
+    def _transition(self, values: Any, run: Pass, *, name: str, layers: int) -> Any:
+        pair = (self.parts[f"{name}.norm"], "relu", self.parts[f"{name}.conv"])
+        return average_pool(self._after_block(values, run, pair, layers), self.data_format)
+
+    def _last_norm(self, values: Any, run: Pass) -> Any:
+        return self._after_block(values, run, (self.parts["features.norm5"], "relu", None), self.spec.block_config[-1])
+
+    def _after_block(self, values: Any, run: Pass, part: Part, layers: int) -> Any:
+        """A part that reads all features of a block of so many layers: coded where such a block is, by the same policy.
+
+        An exact block keeps those features already.
+        """
+        channels = int(values.shape[channel_axis(self.data_format)]) - layers * self.spec.growth_rate
+        codes = self._codes_block(channels, layers, 8 * values.dtype.size, run)
+        return self._steps(values, [part], run, codes=codes)
+
+    def _codes_block(self, channels: int, layers: int, value_bits: int, run: Pass) -> bool:
+        """Whether what a block keeps is coded: always, but where `efficient` alone keeps less.
+
+        Args:
+            channels: of its input.
+            layers: how many it has.
+            value_bits: of a value that is kept as it is.
+            run: the forward pass.
+        """
+        if run.bits is None or not run.policy.efficient:
             return run.bits is not None
-        channels, growth = int(values.shape[channel_axis(self.data_format)]), self.spec.growth_rate
-        kept = not self.policy.recompute_bottleneck
-        width = self.spec.bn_size * growth
-        return block_prefers_codes(run.bits, channels, growth, width, layers, 8 * values.dtype.size, kept)
+        growth, kept = self.spec.growth_rate, not run.policy.recompute_bottleneck
+        return block_prefers_codes(run.bits, channels, growth, self.spec.bn_size * growth, layers, value_bits, kept)
 
     def _layer_parts(self, number: int, layer: int) -> tuple[list[NormLayer], list[ConvolutionLayer]]:
         name = f"features.denseblock{number}.denselayer{layer}"
@@ -110,24 +139,25 @@ class DenseNet(ImageModel):
         )
         return norms, convolutions
 
-    def _block_plain(self, values: Any, number: int, layers: int, run: Pass, codes: bool, seed: Any) -> Any:
+    def _block_plain(self, values: Any, number: int, layers: int, run: Pass) -> Any:
         axis = channel_axis(self.data_format)
         for layer in range(1, layers + 1):
             new = values
             for norm, convolution in zip(*self._layer_parts(number, layer), strict=True):
-                new = convolution(tf.nn.relu(norm(new, training=run.training)))
-            if seed is not None:
-                new = tf.nn.experimental.stateless_dropout(new, self.spec.drop_rate, layer_seed(seed, number, layer))
+                new = convolution(tf.nn.relu(norm(new, training=run.training, moves=run.moves)))
+            if run.dropout is not None:
+                seed = layer_seed(run.dropout, number, layer)
+                new = tf.nn.experimental.stateless_dropout(new, self.spec.drop_rate, seed)
             values = tf.concat([values, new], axis)
         return values
 
-    def _block_once(self, values: Any, number: int, layers: int, run: Pass, codes: bool, seed: Any) -> Any:
+    def _block_once(self, values: Any, number: int, layers: int, run: Pass, codes: bool) -> Any:
         """The block as one function, which keeps every feature once, as it is or in codes."""
         hows, tensors, norms = [], [], []
         for layer in range(1, layers + 1):
             own, convolutions = self._layer_parts(number, layer)
             settings = tuple(norm.how(run.training) for norm in own)
-            mine = None if seed is None else layer_seed(seed, number, layer)
+            mine = None if run.dropout is None else layer_seed(run.dropout, number, layer)
             hows.append(DenseLayer(settings, tuple(one.how for one in convolutions), self.spec.drop_rate))
             tensors.append(dense_layer_values(own, settings, convolutions, mine))
             norms += list(zip(own, settings, strict=True))
@@ -135,12 +165,12 @@ class DenseNet(ImageModel):
             values,
             hows,
             tensors,
-            keeps_bottleneck=not self.policy.recompute_bottleneck,
+            keeps_bottleneck=not run.policy.recompute_bottleneck,
             coder=run.coder() if codes else None,
-            joins_statistics=self.policy.efficient,
+            joins_statistics=run.policy.efficient,
         )
         for (norm, how), statistics in zip(norms, found, strict=True):
-            if how.trains:
+            if how.trains and run.moves:
                 norm.move(statistics)
         return result
 

@@ -87,11 +87,11 @@ class NormLayer(keras.layers.Layer):
             found = tf.stop_gradient(found)
             running.assign(running + (found - running) * self.momentum)
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Images -> images."""
+    def call(self, inputs: Any, training: bool | None = None, moves: bool = True) -> Any:
+        """Images -> images; running statistics move if `moves`."""
         how = self.how(training)
         values, statistics = normalise(inputs, *self.scale(), self.running(how), how)
-        if how.trains:
+        if how.trains and moves:
             self.move(statistics)
         return values
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from tf_models.carry_out import NamedPart
+from tf_models.forward_pass import Pass
 from tf_models.recurrence import StackedSettings, lstm_plan, run_plain
 from tf_models.saving.over_time import run_recomputed
 from tf_models.tensorflow_names import keras, tf
@@ -97,18 +99,22 @@ class LSTM(ZooModel):
             )
         self.parts["recurrent"] = RecurrentLayer(config, name="recurrent", dtype=self.dtype_policy)
         self._linear("classifier", config.hidden_size * config.directions, config.num_classes)
-        self.dropout_seeds = keras.random.SeedGenerator() if config.drop_rate else None
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """See the class."""
+        return self.parts["classifier"](self.run_parts(inputs, self.new_pass(training)))
+
+    def part_functions(self) -> list[NamedPart]:
+        """All time steps of all layers are one part."""
+        return [("recurrent", self._recurrent)]
+
+    def _recurrent(self, inputs: Any, run: Pass) -> Any:
+        """Images or tokens -> the last hidden states; of a language model, those of all steps (N, T, H)."""
         config: LSTMConfig = self.spec
-        seed = self.dropout_seeds.next() if training and self.dropout_seeds is not None else None
         values = tf.transpose(self._as_sequence(inputs), [1, 0, 2])
-        run = self._both_directions if config.bidirectional else self._one_direction
-        outputs, last = run(values, seed)
-        if config.is_language_model:
-            return self.parts["classifier"](tf.transpose(outputs, [1, 0, 2]))
-        return self.parts["classifier"](last)
+        layers = self._both_directions if config.bidirectional else self._one_direction
+        outputs, last = layers(values, run)
+        return tf.transpose(outputs, [1, 0, 2]) if config.is_language_model else last
 
     def _as_sequence(self, inputs: Any) -> Any:
         """Whatever comes, as (N, T, input_size).
@@ -148,24 +154,24 @@ class LSTM(ZooModel):
         samples = tf.shape(values)[1] if values.shape[1] is None else values.shape[1]
         return [tf.zeros((samples, self.spec.hidden_size), values.dtype)] * count
 
-    def _one_direction(self, values: Any, seed: Any) -> tuple[Any, Any]:
+    def _one_direction(self, values: Any, run: Pass) -> tuple[Any, Any]:
         layers = self.spec.num_layers
         weights = [one for layer in range(layers) for one in self.parts["recurrent"].of_layer(f"l{layer}")]
-        run = run_recomputed if self.policy.efficient else run_plain
-        how = self._settings(values, layers, 0, False, seed)
-        outputs, ends = run(values, self._start(values, 2 * layers), weights, seed, how)
+        over_time = run_recomputed if run.policy.efficient else run_plain
+        how = self._settings(values, layers, 0, False, run.dropout)
+        outputs, ends = over_time(values, self._start(values, 2 * layers), weights, run.dropout, how)
         return outputs, ends[-2]
 
-    def _both_directions(self, values: Any, seed: Any) -> tuple[Any, Any]:
+    def _both_directions(self, values: Any, run: Pass) -> tuple[Any, Any]:
         """Layer by layer: the second layer's first step reads what the first one read last."""
-        run = run_recomputed if self.policy.efficient else run_plain
+        over_time = run_recomputed if run.policy.efficient else run_plain
         last: list[Any] = []
         for layer in range(self.spec.num_layers):
             sides, last = [], []
             for turned, suffix in enumerate(suffixes(self.spec, layer)):
-                how = self._settings(values, 1, layer, bool(turned), seed)
+                how = self._settings(values, 1, layer, bool(turned), run.dropout)
                 weights = self.parts["recurrent"].of_layer(suffix)
-                outputs, ends = run(values, self._start(values, 2), weights, seed, how)
+                outputs, ends = over_time(values, self._start(values, 2), weights, run.dropout, how)
                 sides.append(outputs)
                 last.append(ends[0])
             values = tf.concat(sides, 2)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from tf_models.compression import Pass
+from tf_models.carry_out import NamedPart
+from tf_models.forward_pass import Pass
 from tf_models.image_model import ImageModel, Part
 from tf_models.operators import mean_of_pixels
 from tf_models.tensorflow_names import keras, tf
@@ -48,7 +50,6 @@ class MobileNetV2(ImageModel):
             last = shape.out_channels
         self._build_layer(f"features.{number + 1}", 0, last, config.head_channels, 1)
         self._linear("classifier.1", config.head_channels, config.num_classes, CLASSIFIER_DEVIATION)
-        self.dropout_seeds = keras.random.SeedGenerator() if config.drop_rate else None
 
     def _build_block(self, name: str, shape: InvertedShape) -> None:
         hidden, place = shape.hidden_channels, 0
@@ -70,22 +71,28 @@ class MobileNetV2(ImageModel):
         """(N, H, W, in_chans) -> (N, num_classes) scores."""
         self.check_images(images)
         run = self.new_pass(training)
-        values = self._layer(images, "features.0", run, keeps_input=True)
-        number = 0
-        for number, shape in enumerate(self.spec.blocks(), start=1):
-            values = self._inverted_residual(values, f"features.{number}.conv", shape, run)
-        values = mean_of_pixels(self._layer(values, f"features.{number + 1}", run), self.data_format)
-        if run.training and self.dropout_seeds is not None:
-            seed = tf.cast(self.dropout_seeds.next(), tf.int32)
+        values = mean_of_pixels(self.run_parts(images, run), self.data_format)
+        if run.dropout is not None:
+            seed = tf.cast(run.dropout, tf.int32)
             values = tf.nn.experimental.stateless_dropout(values, self.spec.drop_rate, seed)
         return self.parts["classifier.1"](values)
 
-    def _layer(self, values: Any, name: str, run: Pass, keeps_input: bool = False) -> Any:
+    def part_functions(self) -> list[NamedPart]:
+        """First layer, blocks, last layer."""
+        first, number = "features.0", 0
+        found: list[NamedPart] = [(first, partial(self._layer, name=first, keeps_input=True))]
+        for number, shape in enumerate(self.spec.blocks(), start=1):
+            name = f"features.{number}"
+            found.append((name, partial(self._inverted_residual, name=f"{name}.conv", shape=shape)))
+        last = f"features.{number + 1}"
+        return [*found, (last, partial(self._layer, name=last))]
+
+    def _layer(self, values: Any, run: Pass, *, name: str, keeps_input: bool = False) -> Any:
         """Convolution, norm, ReLU6."""
         parts: list[Part] = [(None, "", self.parts[f"{name}.0"]), (self.parts[f"{name}.1"], "relu6", None)]
         return self._steps(values, parts, run, keeps_input=keeps_input)
 
-    def _inverted_residual(self, inputs: Any, name: str, shape: InvertedShape, run: Pass) -> Any:
+    def _inverted_residual(self, inputs: Any, run: Pass, *, name: str, shape: InvertedShape) -> Any:
         """1x1 expansion, 3x3 depthwise convolution, 1x1 projection without an activation."""
         layers = [f"{name}.0", f"{name}.1"] if shape.expansion != 1 else [f"{name}.0"]
         parts: list[Part] = [(None, "", self.parts[f"{layers[0]}.0"])]

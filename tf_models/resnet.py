@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from tf_models.compression import Pass
+from tf_models.carry_out import NamedPart
+from tf_models.forward_pass import Pass
 from tf_models.image_model import ImageModel, Part
 from tf_models.operators import channel_axis, max_pool, mean_of_pixels
 from tf_models.tensorflow_names import keras, tf
@@ -64,14 +66,19 @@ class ResNet(ImageModel):
     def call(self, images: Any, training: bool | None = None) -> Any:
         """(N, H, W, in_chans) -> (N, num_classes) scores."""
         self.check_images(images)
-        config, run = self.spec, self.new_pass(training)
-        values = self._stem(images, run)
-        for name, shape in named_blocks(config):
-            block = self._pre_activation_block if config.pre_activation else self._block
-            values = block(values, name, shape, run)
-        if config.pre_activation:
-            values = self._steps(values, [(self.parts["bn_last"], "relu", None)], run)
+        values = self.run_parts(images, self.new_pass(training))
         return self.parts["fc"](mean_of_pixels(values, self.data_format))
+
+    def part_functions(self) -> list[NamedPart]:
+        """Stem, blocks, and a last norm if there is one."""
+        config = self.spec
+        block = self._pre_activation_block if config.pre_activation else self._block
+        found: list[NamedPart] = [("conv1", self._stem)]
+        found += [(name, partial(block, name=name, shape=shape)) for name, shape in named_blocks(config)]
+        return [*found, ("bn_last", self._last_norm)] if config.pre_activation else found
+
+    def _last_norm(self, values: Any, run: Pass) -> Any:
+        return self._steps(values, [(self.parts["bn_last"], "relu", None)], run)
 
     def _stem(self, images: Any, run: Pass) -> Any:
         convolution, pools = self.parts["conv1"], not self.spec.small_inputs
@@ -86,7 +93,7 @@ class ResNet(ImageModel):
         count = 2 if self.spec.block == "basic" else 3
         return [(self.parts[f"{name}.bn{i}"], "relu", self.parts[f"{name}.conv{i}"]) for i in range(1, count + 1)]
 
-    def _block(self, inputs: Any, name: str, shape: BlockShape, run: Pass) -> Any:
+    def _block(self, inputs: Any, run: Pass, *, name: str, shape: BlockShape) -> Any:
         """Convolutions each with norm and ReLU; the last ReLU is behind the sum."""
         parts = _convolution_first(self._units(name))
         shortcut = self._shortcut(inputs, name, shape, run)
@@ -104,7 +111,7 @@ class ResNet(ImageModel):
         ]
         return self._steps(inputs, parts, run, recomputes=[0])
 
-    def _pre_activation_block(self, inputs: Any, name: str, shape: BlockShape, run: Pass) -> Any:
+    def _pre_activation_block(self, inputs: Any, run: Pass, *, name: str, shape: BlockShape) -> Any:
         """norm, ReLU, convolution, each; a projection reads the first activation, which is kept once for both."""
         units = self._units(name)
         if not shape.changes_shape:

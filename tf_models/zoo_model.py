@@ -7,7 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from tf_models.compression import Pass, code_bits, new_seeds
+from tf_models.carry_out import CarriedPlan, NamedPart, run_parts
+from tf_models.compression import check_codes, code_bits, new_seeds
+from tf_models.forward_pass import Pass
 from tf_models.keras_names import keras_layer_name
 from tf_models.layers import ConvolutionLayer, LinearLayer, NormLayer
 from tf_models.operators import FORMATS, Convolution, channel_axis
@@ -34,6 +36,7 @@ class ZooModel(keras.Model):
     Attributes:
         spec: the family's frozen config.
         memory_policy, policy: what is kept for the backward pass.
+        carried_plan: instead of the policy, what a plan decided part by part; None = no plan is applied.
         parts: layers by canonical name.
 
     Raises:
@@ -43,6 +46,7 @@ class ZooModel(keras.Model):
 
     config_type: ClassVar[type]
     codes: ClassVar[bool] = True  # whether the family is built with codes
+    carried_plan: CarriedPlan | None = None
 
     def __init__(
         self,
@@ -70,9 +74,10 @@ class ZooModel(keras.Model):
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.spec, self.policy, self.data_format = spec, policy, data_format
         self.parts: dict[str, Any] = {}
-        self.code_bits = code_bits(policy, family, self.codes)
         self._build_parts()
-        self.code_seeds = None if self.code_bits is None else new_seeds()
+        drops = bool(getattr(spec, "drop_rate", 0.0))
+        self.dropout_seeds = keras.random.SeedGenerator() if drops else None
+        self.code_seeds = None if code_bits(policy) is None else new_seeds()
         self.built = True
 
     def _build_parts(self) -> None:
@@ -100,8 +105,16 @@ class ZooModel(keras.Model):
         return cls(**given)
 
     def new_pass(self, training: bool | None) -> Pass:
-        """A forward pass begins: of compressed models, with new noise."""
-        return Pass.of(training, self.code_bits, self.code_seeds)
+        """A forward pass begins, by the model's policy: with new noise and another dropout."""
+        return Pass.of(training, self.policy, self.code_seeds, self.dropout_seeds)
+
+    def part_functions(self) -> list[NamedPart]:
+        """Names and functions of what runs one after the other, up to the head, by which plans are made."""
+        raise NotImplementedError(f"{type(self).__name__} has no parts")
+
+    def run_parts(self, values: Any, run: Pass) -> Any:
+        """Run them in a forward pass; with a plan, as it says."""
+        return run_parts(self.carried_plan, values, self.part_functions(), run)
 
     def check_images(self, images: Any) -> None:
         """Refuse what are no images of the config's channels.
@@ -176,4 +189,4 @@ def check_policy(family: str, spec: Any, policy: MemoryPolicy, codes: bool) -> N
             f"opt_memory={policy.opt_memory}: the classic levels are of PyTorch's DenseNet; in TensorFlow give "
             "efficient=True (least memory) or efficient=True, keep_bottleneck=True (less work)"
         )
-    code_bits(policy, family, codes)
+    check_codes(policy, family, codes)

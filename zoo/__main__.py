@@ -99,6 +99,7 @@ def plan_command(
     times: str = "measured",
     save: str | None = None,
     pictures: str | None = None,
+    html: str | None = None,
     framework: str = "torch",
 ) -> int:
     """Print what each part of a model should keep, recompute or compress so that a training step fits a byte budget.
@@ -113,6 +114,7 @@ def plan_command(
         times: measured, each kind of part is run for a moment; or counted, by operations and bytes
         save: file for the plan, to be read by zoo.planner.Plan.load
         pictures: folder for memory.png, frontier.png and parts.png
+        html: file for one page with the pictures and a table to search and sort
         framework: where to build the model
     """
     if model is None or budget is None:
@@ -132,6 +134,11 @@ def plan_command(
         from zoo.plan_pictures import draw_study
 
         print("\n" + "\n".join(f"drawn {path}" for path in draw_study(found, Path(pictures).expanduser())))
+    if html is not None:
+        from zoo.plan_page import write_page
+
+        write_page(found, Path(html).expanduser())
+        print(f"\nwritten {html}")
     return DONE
 
 
@@ -211,6 +218,7 @@ DEFAULT_HELP: Mapping[str, str] = MappingProxyType(
         "max_noise": "any",
         "save": "not saved",
         "pictures": "none are drawn",
+        "html": "no page is written",
         "table": "none: all are listed",
     }
 )

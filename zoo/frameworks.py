@@ -84,6 +84,21 @@ def load(framework: str) -> ModuleType:
     return importlib.import_module(row.package)
 
 
+def framework_of(model: object) -> str | None:
+    """The framework that a model belongs to, by where its class, or one it inherits from, is defined; None = unknown.
+
+    Example:
+        >>> framework_of("no model") is None
+        True
+    """
+    tops = [kind.__module__.partition(".")[0] for kind in type(model).__mro__]
+    for top in tops:
+        for name, row in FRAMEWORKS.items():
+            if top in (row.package, row.module) or (top, name) == ("keras", "tensorflow"):
+                return name
+    return None
+
+
 def why_missing(row: Framework, python: tuple[int, int] = sys.version_info[:2]) -> str | None:
     """Why a framework cannot be imported, and what to do; None where it is installed. Imports nothing."""
     spec = importlib.util.find_spec(row.module)

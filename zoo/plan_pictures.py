@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from zoo.pictures import BLUE, ORANGE, PART_COLOURS, save_png
+from zoo.planner.kinds import KEEP
+from zoo.planner.plan import PlannedPart
 from zoo.planner.study import PlanStudy, Timeline
 from zoo.report import MIB
 
@@ -13,14 +16,28 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Draw: TypeAlias = "Callable[[Figure, PlanStudy], None]"
 MOST_BARS = 40
 KINDS_OF_BYTES = ("saved", "gradients", "other")
 
 
 def draw_study(study: PlanStudy, folder: Path) -> list[Path]:
-    """Write memory.png, frontier.png and parts.png into a folder; their paths.
+    """Write memory.png (where it is known), frontier.png and parts.png into a folder; their paths.
 
     Needs matplotlib (imported only here) and no display; each file is replaced in one step.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    written = []
+    for name in pictures_of(study):
+        written.append(folder / f"{name}.png")
+        save_png(figure_of(study, name), written[-1])
+    return written
+
+
+def figure_of(study: PlanStudy, name: str) -> Figure:
+    """One picture, drawn; `name` is one of `pictures_of`.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -31,13 +48,15 @@ def draw_study(study: PlanStudy, folder: Path) -> list[Path]:
         raise ImportError(
             f"pictures of a plan need matplotlib ({error}): pip install 'memory-efficient-zoo[demo]'"
         ) from None
-    written = []
-    for name, draw in (("memory", _draw_memory), ("frontier", _draw_frontier), ("parts", _draw_parts)):
-        figure = Figure(figsize=(9, 5), layout="constrained")
-        draw(figure, study)
-        written.append(folder / f"{name}.png")
-        save_png(figure, written[-1])
-    return written
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    pictures_of(study)[name](figure, study)
+    return figure
+
+
+def pictures_of(study: PlanStudy) -> dict[str, Draw]:
+    """What draws each picture of a study, by name; memory over a step only where that is known."""
+    found: dict[str, Draw] = {"memory": _draw_memory} if study.timelines else {}
+    return {**found, "frontier": _draw_frontier, "parts": _draw_parts}
 
 
 def _draw_memory(figure: Figure, study: PlanStudy) -> None:
@@ -72,7 +91,7 @@ def _draw_frontier(figure: Figure, study: PlanStudy) -> None:
     )
     markers = "s^vDPX*h<>"
     for place, (name, (size, taken)) in enumerate(study.methods.items()):
-        colour = PART_COLOURS[1 + place % (len(PART_COLOURS) - 1)]
+        colour = PART_COLOURS[2 + place % (len(PART_COLOURS) - 2)]
         axes.plot(size / MIB, taken / plain, markers[place % len(markers)], color=colour, label=name)
     own = study.plan
     axes.plot(
@@ -80,6 +99,7 @@ def _draw_frontier(figure: Figure, study: PlanStudy) -> None:
         own.predicted_seconds / plain,
         "o",
         color=ORANGE,
+        markeredgecolor="black",
         markersize=9,
         label="this plan",
     )
@@ -101,13 +121,17 @@ def _draw_parts(figure: Figure, study: PlanStudy) -> None:
     places = range(len(shown))
     axes.barh(places, [part.plain_bytes / MIB for part in shown], color="#cccccc", height=0.8, label="plain")
     axes.barh(places, [part.kept_bytes / MIB for part in shown], color=BLUE, height=0.5, label="planned")
-    names = [f"{part.name} ({part.choice}{f', run {part.runs} times' if part.runs > 1 else ''})" for part in shown]
-    axes.set_yticks(places, names, fontsize="small")
-    axes.invert_yaxis()
+    axes.set_yticks(places, [f"{part.name}: {_how_kept(part)}" for part in shown], fontsize="small")
+    axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlabel("kept for the backward pass (MiB)")
     axes.set_title(f"{study.plan.model}: what each part keeps")
     axes.legend(frameon=False)
     _plain_frame(axes)
+
+
+def _how_kept(part: PlannedPart) -> str:
+    again = f"runs {part.runs} times" if part.runs > 1 else ""
+    return ", ".join(filter(None, (again, "" if again and part.choice == KEEP else part.choice)))
 
 
 def _plain_frame(axes: Axes) -> None:

@@ -27,7 +27,10 @@ def plan(
     objective: str = "time",
     loss: Callable[[Any], Any] | None = None,
     times: str = "measured",
-    framework: str = "torch",
+    solver: str = "chain",
+    amp: bool = False,
+    device: str | None = None,
+    framework: str | None = None,
 ) -> Plan:
     """What each part of a model should keep, recompute or compress so that a training step fits a byte budget.
 
@@ -36,7 +39,7 @@ def plan(
     in them. The model is not changed; `plan.apply(model)` carries the plan out, `plan.remove(model)` undoes that.
 
     Args:
-        model: any model of the framework; its memory flags, if it is the zoo's, give way to the plan.
+        model: any model of PyTorch, or one of the zoo in TensorFlow or MXNet; its memory flags give way to the plan.
         batch: a tensor, a tuple of the model's arguments, a mapping of keywords, a shape with the batch first, or, for
             a model of the zoo, the number of samples.
         budget: bytes, text such as "2GiB" or "512MB", or a fraction, of what the plain model's step needs.
@@ -46,13 +49,17 @@ def plan(
         loss: of what the model gives; by default cross-entropy of (N, classes) scores, else a mean square.
         times: "measured", each kind of part is run for a moment; or "counted", by operations and bytes: the same plan
             on every machine.
-        framework: the model's.
+        solver: "chain", a dynamic programme for any model; or "milp", HiGHS's optimum of the joint 0-1 programme, for
+            at most 16 parts: it knows a limit on noise exactly, but runs nothing again more than once.
+        amp: the step will run in mixed precision, as `train` and the demo do it.
+        device: where it will run; None = where the model is.
+        framework: the model's; None = by its class.
 
     Raises:
         zoo.planner.InfeasibleBudgetError: no plan fits; states the smallest budget that one does.
         TypeError: something that is no model, batch or budget.
         ValueError: a budget or word that means nothing; a model that decides by values what it computes, naming the
-            module; a framework without plans.
+            module.
 
     Example:
         >>> import zoo
@@ -61,8 +68,9 @@ def plan(
         >>> plan.peak_bytes <= plan.budget_bytes < plan.plain_peak_bytes
         True
     """
-    package = _package(framework)
-    asked = {"allow": allow, "max_noise": max_noise, "objective": objective, "loss": loss, "times": times}
+    package = _package(framework, model)
+    asked: dict[str, Any] = {"allow": allow, "max_noise": max_noise, "objective": objective, "loss": loss}
+    asked |= {"times": times, "solver": solver, "amp": amp, "device": device}
     found: Plan = package.make_plan(model, _batch(model, batch), budget=budget, **asked)
     return found
 
@@ -76,10 +84,10 @@ def study(
     max_noise: float | None = None,
     loss: Callable[[Any], Any] | None = None,
     times: str = "measured",
-    framework: str = "torch",
+    framework: str | None = None,
 ) -> PlanStudy:
     """`plan`, with what `zoo.plan_pictures` draws beside it."""
-    package = _package(framework)
+    package = _package(framework, model)
     asked = {"allow": allow, "max_noise": max_noise, "loss": loss, "times": times}
     found: PlanStudy = package.study_plan(model, _batch(model, batch), budget=budget, **asked)
     return found
@@ -92,35 +100,53 @@ def max_batch(
     *,
     allow: str | Iterable[str] = ("recompute",),
     loss: Callable[[Any], Any] | None = None,
-    framework: str = "torch",
+    verify: bool = True,
+    framework: str | None = None,
 ) -> int:
     """The largest batch whose training step fits a budget, with the plan that needs least; 0 = not even one of two.
 
     Bytes grow almost linearly with the batch, so a few plans are enough; the answer's own plan was measured, and the
-    next larger batch's does not fit.
+    next larger batch's does not fit. Then one real step of that batch is run on a copy of the model.
 
     Args:
         model, allow, loss, framework: as `plan`.
         input_shape: of one sample, without the batch.
         budget: bytes or text.
+        verify: run that step. False = any size can be asked for, on any machine.
 
     Raises:
+        MemoryError: the step to verify needs more memory than this machine has.
         TypeError, ValueError: as `plan`.
 
     Example:
         >>> import zoo
-        >>> 2 < zoo.max_batch(zoo.create_model("resnet20"), (3, 32, 32), "8MB") < 32
+        >>> 2 <= zoo.max_batch(zoo.create_model("resnet20"), (3, 32, 32), "3MB") < 8
         True
     """
     from zoo.planner import parse_budget
 
-    limit, package = parse_budget(budget), _package(framework)
+    limit, package = parse_budget(budget), _package(framework, model)
 
-    def peak_of(samples: int) -> int:
+    def plan_of(samples: int) -> Plan:
         asked = {"allow": allow, "objective": "memory", "times": "counted", "loss": loss}
         found: Plan = package.make_plan(model, (samples, *input_shape), budget=2**60, **asked)
-        return found.peak_bytes
+        return found
 
+    plans: dict[int, Plan] = {}
+    found = _largest(lambda samples: _known(plans, samples, plan_of).peak_bytes, limit)
+    while found and verify and package.real_peak(_known(plans, found, plan_of), model, loss) > limit:
+        found -= 1
+    return found
+
+
+def _known(plans: dict[int, Plan], samples: int, make: Callable[[int], Plan]) -> Plan:
+    if samples not in plans:
+        plans[samples] = make(samples)
+    return plans[samples]
+
+
+def _largest(peak_of: Callable[[int], int], limit: int) -> int:
+    """The largest batch whose peak is within the limit; 0 = not even two samples'."""
     fits, too_large = {2: peak_of(2)}, 0
     if fits[2] > limit:
         return 0
@@ -157,11 +183,8 @@ def planned_model(framework: str, model: Any, budget: int | float | str, batch_s
     return plan(model, batch_size, budget=budget, framework=framework).apply(model)
 
 
-def _package(framework: str) -> ModuleType:
-    package = frameworks.load(framework)
-    if not hasattr(package, "make_plan"):
-        raise ValueError(f"plan: {framework} carries no plans out yet: torch does")
-    return package
+def _package(framework: str | None, model: Any) -> ModuleType:
+    return frameworks.load(framework or frameworks.framework_of(model) or "torch")
 
 
 def _batch(model: Any, batch: Any) -> Any:

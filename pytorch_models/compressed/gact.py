@@ -83,6 +83,7 @@ class Controller:
             what `iterate` learns.
         keep_values: pack nothing that is not exact.
         swap: what is kept of tensors on a GPU moves to host memory.
+        seeds: of the rounding noise, where several controllers are not to round alike; None = its own.
 
     Raises:
         TypeError, ValueError: a model that is none, or bits that cannot be.
@@ -108,6 +109,7 @@ class Controller:
         automatic: bool = False,
         keep_values: bool = False,
         swap: bool = False,
+        seeds: NoiseSeeds | None = None,
     ) -> None:
         if model is not None and not isinstance(model, nn.Module):
             raise TypeError(f"Controller: model must be a torch.nn.Module, not {model!r}; give bits by name")
@@ -115,7 +117,7 @@ class Controller:
         self.model = model
         self.automatic = AutomaticBits(self.bits) if automatic else None
         self._keeps_values, self._swap = keep_values, swap
-        self._seeds, self._known, self._kept_out = NoiseSeeds(), KnownTensors(), dict[int, Any]()
+        self._seeds, self._known, self._kept_out = seeds or NoiseSeeds(), KnownTensors(), dict[int, Any]()
         self._thread = ThreadState()
 
     def filter_tensors(self, tensors: Iterable[tuple[str, Tensor] | Tensor]) -> None:

@@ -6,11 +6,13 @@ Planning works on a copy without data: the model, its random streams, its statis
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
@@ -18,18 +20,19 @@ from pytorch_models.planning.carry_out import apply_plan, planned_root, remove_p
 from pytorch_models.planning.fingerprint import fingerprint_of
 from pytorch_models.planning.graph import Pricing, cost_graph
 from pytorch_models.planning.parts import find_parts
-from pytorch_models.planning.rounds import Search, within_budget
 from pytorch_models.planning.settings import set_policy
-from pytorch_models.planning.step import Loss, as_call, default_loss, step_bytes
+from pytorch_models.planning.step import Loss, as_call, autocasting, check_machine, default_loss, step_bytes
 from pytorch_models.planning.timeline import timeline_of
 from pytorch_models.planning.trace import fake_copy, tensors_in, trace
 from zoo.choices import unknown
 from zoo.planner import InfeasibleBudgetError, Plan, parse_budget
+from zoo.planner.adapt import adapted_plan
 from zoo.planner.kinds import KEEP, KINDS, check_allowed, kinds_for
 from zoo.planner.methods import known_methods
-from zoo.planner.study import PlanStudy, Timeline, frontier_of, points_of_methods
+from zoo.planner.rounds import SOLVERS, Search, within_budget
+from zoo.planner.study import PlanStudy, Timeline, points_of_methods
 
-__all__ = ["apply_plan", "make_plan", "remove_plan", "study_plan", "sweep_plans"]
+__all__ = ["adapt_plan", "apply_plan", "make_plan", "real_peak", "remove_plan", "study_plan", "sweep_plans"]
 
 Result = TypeVar("Result")
 
@@ -47,6 +50,9 @@ def make_plan(
     objective: str = "time",
     loss: Callable[[Any], Tensor] | None = None,
     times: str = "measured",
+    solver: str = "chain",
+    amp: bool = False,
+    device: str | None = None,
 ) -> Plan:
     """The plan of a model under a budget; see `zoo.plan`.
 
@@ -54,13 +60,18 @@ def make_plan(
         batch: a tensor, a tuple of arguments, a mapping of keywords, or a shape with the batch first.
         loss: of what the model gives; by default cross-entropy of (N, classes), else a mean square.
         times: "measured" runs each kind of part for a moment; "counted" adds up operations and bytes.
+        solver: "chain", or "milp" for at most 16 parts.
+        amp: the step will run under autocast, to the dtype that `train` uses on its device.
+        device: where the step will run; None = where the model is.
 
     Raises:
         InfeasibleBudgetError: the budget is too small; states the smallest.
         TypeError, ValueError: as `zoo.plan`.
     """
-    asked = Asked(model, batch, budget, _checked(model, budget, allow, objective, times), max_noise, loss, times)
-    with _prepared(asked) as (search, _):
+    allowed = _checked(model, budget, allow, objective, times, solver)
+    placed = model if device is None else copy.deepcopy(model).to(device)
+    asked = Asked(placed, batch, budget, allowed, max_noise, loss, times, solver)
+    with autocasting(placed, amp), _prepared(asked) as (search, _):
         return within_budget(search, search.words["budget_bytes"], smallest=objective == "memory")
 
 
@@ -79,7 +90,7 @@ def study_plan(
     with _prepared(asked) as (search, timeline):
         plan = within_budget(search, search.words["budget_bytes"])
         timelines = {"plain": timeline(None), "plan": timeline(plan)}
-        return PlanStudy(plan, frontier_of(search.graph), points_of_methods(search.graph), timelines)
+        return PlanStudy(plan, search.frontier(), points_of_methods(search.graph), timelines)
 
 
 def sweep_plans(
@@ -101,13 +112,39 @@ def sweep_plans(
         for budget in budgets:
             limit = parse_budget(budget, search.words["plain_peak_bytes"])
             one = replace(search, words={**search.words, "budget_bytes": limit})
-            vars(one)["solver"] = search.solver
+            vars(one)["tables"] = search.tables
             try:
                 plans.append(within_budget(one, limit))
             except InfeasibleBudgetError as error:
                 plans.append(error)
         methods = {name: search.plan(schedule) for name, schedule in known_methods(search.graph).items()}
     return plans, {name: replace(plan, budget_bytes=plan.peak_bytes) for name, plan in methods.items()}
+
+
+def adapt_plan(plan: Plan, model: nn.Module) -> Plan:
+    """See `zoo.planner.Plan.adapted`: a plan of another framework for a model of the zoo in PyTorch."""
+    problem = plan.is_of_other_model(fingerprint_of(model), type(model).__name__)
+    if problem:
+        raise ValueError(f"Plan.adapted: {problem}")
+    allowed = _checked(model, plan.budget_bytes, ("recompute", "compress"), "time", "counted")
+    asked = Asked(model, plan.input_shape, plan.budget_bytes, allowed, None, None, "counted")
+    with _prepared(asked) as (search, _):
+        return adapted_plan(plan, search)
+
+
+def real_peak(plan: Plan, model: nn.Module, loss: Callable[[Any], Tensor] | None = None) -> int:
+    """Peak bytes of one step that is really run, with a plan, on a copy of the model and inputs of zeros.
+
+    Raises:
+        MemoryError: it needs more than the machine has.
+    """
+    check_machine(plan, model)
+    copied = copy.deepcopy(model)
+    args, kwargs = as_call(copied, plan.input_shape)
+    args, kwargs = tree_map_only(Tensor, _with_storage, (args, kwargs))
+    apply_plan(plan, copied)
+    with torch.random.fork_rng():
+        return step_bytes(copied, args, kwargs, loss or default_loss)[0]
 
 
 @dataclass(frozen=True)
@@ -121,6 +158,7 @@ class Asked:
     max_noise: float | None
     loss: Loss | None
     times: str
+    solver: str = "chain"
 
 
 @contextlib.contextmanager
@@ -140,13 +178,18 @@ def _prepared(asked: Asked) -> Iterator[tuple[Search, Callable[[Plan | None], Ti
         graph = cost_graph(found, find_parts(found), pricing, loss, "recompute" in asked.allowed)
         words: dict[str, Any] = {
             "framework": "torch",
-            "model": type(model).__name__,
+            "model": _in_words(model),
             "fingerprint": fingerprint_of(model),
         }
         words |= {"input_shape": shape, "budget_bytes": limit, "plain_peak_bytes": plain_peak}
         measure = partial(_with_plan, copied, lambda: step_bytes(copied, args, kwargs, loss))
         timeline = partial(_with_plan, copied, lambda: timeline_of(copied, args, kwargs, loss))
-        yield Search(graph, measure, words, asked.max_noise), timeline
+        yield Search(graph, measure, words, asked.max_noise, asked.solver), timeline
+
+
+def _in_words(model: nn.Module) -> str:
+    in_words = getattr(getattr(model, "spec", None), "in_words", None)
+    return str(in_words()) if callable(in_words) else type(model).__name__
 
 
 def _with_storage(tensor: Tensor) -> Tensor:
@@ -165,7 +208,7 @@ def _with_plan(copied: nn.Module, what: Callable[[], Result], plan: Plan | None)
         remove_plan(plan, copied)
 
 
-def _checked(model: Any, budget: Any, allow: Any, objective: str, times: str) -> tuple[str, ...]:
+def _checked(model: Any, budget: Any, allow: Any, objective: str, times: str, solver: str = "chain") -> tuple[str, ...]:
     """The checks that need no work."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"plan: model must be a torch.nn.Module, not a {type(model).__name__}")
@@ -173,7 +216,11 @@ def _checked(model: Any, budget: Any, allow: Any, objective: str, times: str) ->
         raise ValueError("plan: this model has a plan already: remove it first, with plan.remove(model)")
     parse_budget(budget, 2**60)
     allowed = check_allowed(allow)
-    for name, value, valid in (("objective", objective, OBJECTIVES), ("times", times, TIMES)):
+    for name, value, valid in (
+        ("objective", objective, OBJECTIVES),
+        ("times", times, TIMES),
+        ("solver", solver, SOLVERS),
+    ):
         if value not in valid:
             raise ValueError(f"plan: {unknown(name, value, valid)}")
     if "swap" in allowed:

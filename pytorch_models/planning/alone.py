@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
+from pytorch_models.planning.coding import Coded
 from pytorch_models.planning.trace import storage_of, storages_of, tensors_in
 from pytorch_models.tracker import MemoryTracker
 
@@ -52,6 +53,7 @@ class Cost:
 
 def cost_of(run: Callable[..., Any], parameters: Sequence[Tensor], args: Any, kwargs: Any) -> Cost:
     """Run a part forward and backward on its own, counting; everything is on FakeTensors."""
+    torch.clear_autocast_cache()  # weights that another run has cast
     args, kwargs = _fresh((args, kwargs))
     inputs = tensors_in((args, kwargs))
     given = {storage_of(tensor) for tensor in inputs}
@@ -66,6 +68,8 @@ def cost_of(run: Callable[..., Any], parameters: Sequence[Tensor], args: Any, kw
     with MemoryTracker((*parameters, *inputs)) as tracker:
         with saved_tensors_hooks(pack, lambda tensor: tensor), work:
             outputs = run(*args, **kwargs)
+        # A part with codes has hooks of its own, which see what is saved in the place of these.
+        seen_input[0] = seen_input[0] or any(storage_of(tensor) in given for tensor in _kept_by(run))
         forward_peak, forward_seconds = tracker.peak_bytes, work.take()
         made = [tensor for tensor in tensors_in(outputs) if storage_of(tensor) not in given]
         # An operator in place hands its input on: that is its output, and what it keeps of it is its own.
@@ -101,6 +105,35 @@ def cost_of(run: Callable[..., Any], parameters: Sequence[Tensor], args: Any, kw
         forward_seconds,
         backward_seconds,
     )
+
+
+def backward_bytes_beside(
+    run: Callable[..., Any], reader: Callable[[Any], Any], parameters: Sequence[Tensor], args: Any, kwargs: Any
+) -> int:
+    """A part's scratch in the backward pass where `reader`, which runs after it, hands it the gradient itself."""
+    torch.clear_autocast_cache()  # weights that another run has cast
+    args, kwargs = _fresh((args, kwargs))
+    inputs, at_start = tensors_in((args, kwargs)), [0]
+    with MemoryTracker((*parameters, *inputs)) as tracker:
+
+        def start(gradient: Tensor) -> None:
+            at_start[0] = tracker.peak_bytes = tracker.live_bytes
+
+        outputs = run(*args, **kwargs)
+        outputs.register_hook(start)
+        end = _End.apply(reader(outputs))
+        del outputs, args, kwargs
+        end.backward()
+        peak = tracker.peak_bytes
+    left = sum(storages_of([p.grad for p in parameters if p.grad is not None]).values())
+    for parameter in parameters:
+        parameter.grad = None
+    before = sum(tensor.numel() * tensor.element_size() for tensor in inputs if tensor.requires_grad)
+    return max(0, peak - at_start[0] - before - left)
+
+
+def _kept_by(run: Callable[..., Any]) -> list[Tensor]:
+    return run.kept() if isinstance(run, Coded) else []
 
 
 def seconds_of(

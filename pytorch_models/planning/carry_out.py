@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pytorch_models.compression import NoiseSeeds
-from pytorch_models.planning.coding import coded
+from pytorch_models.planning.coding import Coded
 from pytorch_models.planning.fingerprint import fingerprint_of
 from pytorch_models.planning.settings import give_back, needs_codes, set_policy
 from pytorch_models.saving.eligibility import graph_is_being_exported, has_hooks, warn_plain
@@ -34,12 +34,9 @@ def apply_plan(plan: Plan, model: nn.Module) -> nn.Module:
         raise TypeError(f"Plan.apply: needed is a torch.nn.Module, not a {type(model).__name__}")
     if planned_root(model) is not None:
         raise ValueError("Plan.apply: this model has a plan already: remove that one first")
-    found = fingerprint_of(model)
-    if found != plan.fingerprint:
-        raise ValueError(
-            f"Plan.apply: the plan was made for another model ({plan.model}, fingerprint {plan.fingerprint}; this "
-            f"{type(model).__name__} has {found}): make one with zoo.plan(model, ...)"
-        )
+    problem = plan.is_of_other_model(fingerprint_of(model), type(model).__name__)
+    if problem:
+        raise ValueError(f"Plan.apply: {problem}")
     unused, root = [part.name for part in plan.parts], PlannedRoot(plan)
     names = {strip_wrappers(name): name for name, _ in model.named_modules(remove_duplicate=False)}
     missing = [name for name in unused if not name.startswith("(") and name not in names]
@@ -53,7 +50,8 @@ def apply_plan(plan: Plan, model: nn.Module) -> nn.Module:
 def remove_plan(plan: Plan, model: nn.Module) -> nn.Module:
     """See `zoo.planner.Plan.remove`."""
     root = planned_root(model)
-    if root is not None and root.plan == plan:
+    other = plan.framework != "torch"  # then `plan.adapted(model)` was applied
+    if root is not None and (root.plan == plan or (other and root.plan.fingerprint == plan.fingerprint)):
         _uninstall(root, model)
     return model
 
@@ -144,9 +142,10 @@ class PlannedForward:
         """Run the module itself, keeping what its part keeps."""
         module = _alive(self)
         forward = self.own if self.own is not None else type(module).forward.__get__(module)
-        if self.bits is None:
+        running = _now()
+        if self.bits is None or (running is not None and running.inside):
             return forward(*args, **kwargs)
-        return coded(module, self.bits, self.root.seeds, forward)(*args, **kwargs)
+        return Coded(module, self.bits, self.root.seeds, forward)(*args, **kwargs)
 
     def _whole(self, *args: Any, **kwargs: Any) -> Any:
         """The model's forward: what stretches ran ahead must have been called by its end."""

@@ -7,6 +7,7 @@ import hashlib
 from torch import nn
 
 from pytorch_models.zoo_model import ZooModel
+from zoo.planner.adapt import fingerprint_of_spec
 from zoo.weights import strip_wrappers
 
 
@@ -21,9 +22,7 @@ def fingerprint_of(model: nn.Module) -> str:
     while not isinstance(inner, ZooModel) and isinstance(getattr(inner, "module", None), nn.Module):
         inner = inner.module  # type: ignore[assignment]
     if isinstance(inner, ZooModel):
-        text = repr(inner.spec)
-    else:
-        lines = [f"{strip_wrappers(name)} {type(module).__name__}" for name, module in inner.named_modules()]
-        lines += [f"{strip_wrappers(name)} {tuple(p.shape)}" for name, p in inner.named_parameters()]
-        text = "\n".join(lines)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return fingerprint_of_spec(inner.spec)
+    lines = [f"{strip_wrappers(name)} {type(module).__name__}" for name, module in inner.named_modules()]
+    lines += [f"{strip_wrappers(name)} {tuple(p.shape)}" for name, p in inner.named_parameters()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

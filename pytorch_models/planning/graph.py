@@ -8,12 +8,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pytorch_models.planning.alone import Cost, cost_of, seconds_of
+from pytorch_models.densenet_blocks import DenseBlock, Transition
+from pytorch_models.planning.alone import Cost, backward_bytes_beside, cost_of, seconds_of
 from pytorch_models.planning.parts import FoundPart
-from pytorch_models.planning.settings import kinds_of, set_to
+from pytorch_models.planning.settings import kinds_of, needs_codes, set_to
 from pytorch_models.planning.trace import Trace, storages_of, tensors_in
+from pytorch_models.saving import call_that_made
 from zoo.planner import CostGraph, Option, Part
-from zoo.planner.kinds import KEEP, bits_of, rounding_variance
+from zoo.planner.kinds import KEEP, KINDS, bits_of, rounding_variance
 
 LOSS = "(loss)"
 
@@ -35,18 +37,35 @@ class Pricing:
     batch: int
     known: dict[Any, Cost]
 
-    def cost(self, part: FoundPart, kind: str) -> Cost:
-        """What a part costs by a kind."""
+    def cost(self, part: FoundPart, kind: str, after: FoundPart | None = None) -> Cost:
+        """What a part costs by a kind, where the part `after` it reads it."""
         call = part.call
         assert call is not None, "only modules have kinds"
-        key = (_looks_of(call.module), _looks_of_arguments((call.args, dict(call.kwargs))), kind)
+        reader = _taker(part, after, kind)
+        key = (_looks_of(call.module), _looks_of_arguments((call.args, dict(call.kwargs))), kind, reader is not None)
         if key not in self.known:
             with set_to(call.module, self.copied, kind) as run:
-                cost = cost_of(run, list(call.module.parameters()), call.args, dict(call.kwargs))
+                parameters = list(call.module.parameters())
+                cost = cost_of(run, parameters, call.args, dict(call.kwargs))
+                if reader is not None:
+                    cost = replace(cost, backward_bytes=self._beside(part, reader, kind, run))
             if self.model is not None:
                 cost = self._timed(part, kind, cost)
             self.known[key] = cost
         return self.known[key]
+
+    def _beside(self, part: FoundPart, reader: Transition, kind: str, run: Callable[..., Any]) -> int:
+        """Scratch of a block's backward pass whose gradient is handed over and not copied."""
+        call = part.call
+        assert call is not None
+        with set_to(reader, self.copied, kind):
+            return backward_bytes_beside(
+                run,
+                lambda values: reader(values, call_that_made(values)),
+                list(call.module.parameters()),
+                call.args,
+                dict(call.kwargs),
+            )
 
     def _timed(self, part: FoundPart, kind: str, cost: Cost) -> Cost:
         call, model = part.call, self.model
@@ -70,8 +89,8 @@ def cost_graph(
         reruns: whether parts may be run again.
     """
     listed = [
-        _between(found, parts, place) if part.call is None else _module(part, pricing, reruns)
-        for place, part in enumerate(parts)
+        _between(found, parts, place) if part.call is None else _module(part, after, pricing, reruns)
+        for place, (part, after) in enumerate(zip(parts, (*parts[1:], None), strict=True))
     ]
     total = sum(part.options[0].resident_bytes for part in listed)
     listed = [_with_noise(part, total) for part in listed]
@@ -80,15 +99,17 @@ def cost_graph(
     return CostGraph.chain([*listed, end])
 
 
-def _module(part: FoundPart, pricing: Pricing, reruns: bool) -> Part:
+def _module(part: FoundPart, after: FoundPart | None, pricing: Pricing, reruns: bool) -> Part:
     assert part.call is not None
     kept = pricing.cost(part, KEEP)
     options = [_option(KEEP, kept)]
     for kind in kinds_of(part.call.module, pricing.copied, list(pricing.kinds)) if not part.fixed else ():
-        cost = kept if kind == KEEP else pricing.cost(part, kind)
+        cost = kept if kind == KEEP else pricing.cost(part, kind, after)
         same = (cost.resident_bytes, cost.needs_input) == (kept.resident_bytes, kept.needs_input)
         if kind != KEEP and not same:
-            options.append(_option(kind, cost))
+            # Codes from outside are hooks, and a segment has hooks of its own.
+            again = not needs_codes(part.call.module, pricing.copied, kind)
+            options.append(replace(_option(kind, cost), reruns=again))
     again = reruns and not part.fixed
     facts = (part.name, kept.output_bytes, tuple(options), kept.gradient_bytes)
     return Part(*facts, left_bytes=kept.left_bytes, reruns=again, joins=again and part.joins)
@@ -127,6 +148,14 @@ def _with_noise(part: Part, total: int) -> Part:
         replace(o, noise=share * rounding_variance(bits) if (bits := bits_of(o.kind)) else 0.0) for o in part.options
     ]
     return replace(part, options=tuple(noisy))
+
+
+def _taker(part: FoundPart, after: FoundPart | None, kind: str) -> Transition | None:
+    """The transition that hands a dense block of the same kind its gradient, where there is one."""
+    if after is None or after.call is None or part.call is None or not KINDS[kind].share_features:
+        return None
+    reader = after.call.module
+    return reader if isinstance(part.call.module, DenseBlock) and type(reader) is Transition else None
 
 
 def _looks_of(module: nn.Module) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from pytorch_models.compression import NoiseSeeds
-from pytorch_models.planning.coding import coded
+from pytorch_models.planning.coding import Coded
 from pytorch_models.stacked_lstm import StackedLSTM
 from zoo.planner.kinds import KEEP, KINDS, bits_of
 from zoo.policy import MemoryPolicy
@@ -42,7 +42,7 @@ def _takes(spec: Any, policy: MemoryPolicy) -> bool:
 
 
 def needs_codes(module: nn.Module, model: nn.Module, kind: str) -> bool:
-    """Whether a kind's bits are to be brought about from outside, by `coding.coded`."""
+    """Whether a kind's bits are to be brought about from outside, by `coding.Coded`."""
     return bits_of(kind) is not None and not (has_policy(module) and _takes(getattr(model, "spec", None), KINDS[kind]))
 
 
@@ -69,7 +69,7 @@ def set_to(module: nn.Module, model: nn.Module, kind: str) -> Iterator[Callable[
     """A module as a function that keeps by a kind, inside the context."""
     if needs_codes(module, model, kind):
         before = set_policy(module, KINDS[KEEP])
-        run: Callable[..., Any] = coded(module, bits_of(kind) or 0, NoiseSeeds())
+        run: Callable[..., Any] = Coded(module, bits_of(kind) or 0, NoiseSeeds())
     else:
         before, run = set_policy(module, KINDS[kind]), module
     try:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pytorch_models.devices import amp_dtype
 from pytorch_models.planning.trace import tensors_in
 from pytorch_models.tracker import MemoryTracker
+from zoo.planner.plan import Plan
 
 Loss: TypeAlias = Callable[[Any], Tensor]
 
@@ -55,9 +59,33 @@ def default_loss(outputs: Any) -> Tensor:
     return torch.stack([tensor.float().square().mean() for tensor in found]).sum()
 
 
+@contextlib.contextmanager
+def autocasting(model: nn.Module, amp: bool) -> Iterator[None]:
+    """Inside, forward passes run in mixed precision, if so asked, as `train` runs them."""
+    first = next(iter((*model.parameters(), *model.buffers())), torch.empty(0))
+    with torch.autocast(first.device.type, amp_dtype(first.device), enabled=amp):
+        yield
+
+
+def check_machine(plan: Plan, model: nn.Module) -> None:
+    """Raise MemoryError if a step with a plan needs more than the memory of the machine, or of the model's GPU."""
+    first = next(iter((*model.parameters(), *model.buffers())), torch.empty(0))
+    if first.device.type == "cuda":
+        there = torch.cuda.get_device_properties(first.device).total_memory
+    else:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**63
+    needed = plan.peak_bytes + 2 * sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
+    if needed > there:
+        raise MemoryError(
+            f"a step of {plan.input_shape[0]} samples needs {needed:,} bytes and {first.device.type} has {there:,}: "
+            "give verify=False to plan for another machine"
+        )
+
+
 def step_bytes(model: nn.Module, args: Any, kwargs: Any, loss: Loss) -> tuple[int, int]:
     """Peak bytes of one step, and bytes that lie there when its forward pass ends; parameters and batch not counted."""
     known = (*model.parameters(), *model.buffers(), *tensors_in((args, kwargs)))
+    torch.clear_autocast_cache()  # weights that an earlier step has cast
     for parameter in model.parameters():
         parameter.grad = None
     with MemoryTracker(known) as tracker:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from pytorch_models.planning.step import Loss
@@ -15,6 +16,7 @@ from zoo.planner.study import Timeline
 def timeline_of(model: nn.Module, args: Any, kwargs: Any, loss: Loss) -> Timeline:
     """One step of a model on tensors without data; what is alive when the forward pass ends counts as saved."""
     known = (*model.parameters(), *model.buffers(), *tensors_in((args, kwargs)))
+    torch.clear_autocast_cache()  # weights that an earlier step has cast
     for parameter in model.parameters():
         parameter.grad = None
     with MemoryTracker(known) as tracker:

@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -99,6 +100,9 @@ def fake_copy(model: nn.Module, batch: Any) -> Iterator[tuple[nn.Module, Any]]:
             copied = copy.deepcopy(model)
     except (RuntimeError, TypeError, NotImplementedError) as error:
         raise TypeError(f"plan: a {type(model).__name__} cannot be copied, which planning needs: {error}") from error
+    for module in copied.modules():
+        if isinstance(module, _BatchNorm) and module.momentum is None:
+            module.momentum = 0.5  # a running average reads how many steps there were; its bytes are the same
     with mode:
         yield copied, tree_map_only(Tensor, mode.from_tensor, batch)
 

@@ -13,11 +13,12 @@ from zoo.planner.milp import solve_milp
 Chains = Callable[..., CostGraph]
 
 
-@pytest.mark.parametrize("rigid", [False, True])
-def test_the_chain_solver_is_never_slower_than_the_programme(rigid: bool, random_chain: Chains) -> None:
+@pytest.mark.parametrize(("drop", "rigid"), [(False, False), (False, True), (True, False), (True, True)])
+def test_the_chain_solver_is_never_slower_than_the_programme(drop: bool, rigid: bool, random_chain: Chains) -> None:
+    """Whatever options keep or let go: its schedules fit when replayed, and most are the fastest there are."""
     compared = equal = 0
-    for seed in range(6):
-        chain = random_chain(seed, 6, 2, False, rigid)
+    for seed in range(5):
+        chain = random_chain(seed, 6, 2, drop, rigid)
         solver = ChainSolver(chain)
         for budget in np.linspace(solver.smallest.peak_bytes, solver.fastest.peak_bytes, 4).astype(int).tolist():
             try:

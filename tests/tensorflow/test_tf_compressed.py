@@ -9,7 +9,7 @@ import pytest
 from small_networks import CLASSES, NETWORKS, batch, keras, network, one_step, tf
 
 from tf_models import LSTM, DenseNet, build_model, load_weights, measure_step, save_weights
-from tf_models.compression import block_prefers_codes
+from tf_models.compression import block_prefers_codes, code_bits
 from tf_models.step import make_step
 from tf_models.weights import canonical_weights
 from zoo.densenet import DenseNetConfig
@@ -150,7 +150,7 @@ def test_lstms_refuse_codes_and_levels_are_taken() -> None:
     with pytest.raises(ValueError, match="efficient=True"):
         LSTM(hidden_size=4, compressed=2)
     config = DenseNetConfig(block_config=(1,))
-    levels = [build_model(config, MemoryPolicy(compressed=name)).code_bits for name in ("L0", "L2")]
+    levels = [code_bits(build_model(config, MemoryPolicy(compressed=name)).policy) for name in ("L0", "L2")]
     assert levels == [None, 4]
 
 

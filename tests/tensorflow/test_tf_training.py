@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,6 @@ from small_networks import NETWORKS, DenseNet, batch, keras, network, tf
 import tf_models
 import zoo
 from tf_models import train
-from tf_models.training import Trainer
 from tf_models.weights import canonical_weights
 from zoo.data.image_data import ImageData
 from zoo.data.text_data import TextData
@@ -43,28 +43,38 @@ def options(**changes: Any) -> TrainingOptions:
     return TrainingOptions(**{**usual, **changes})
 
 
-def small_network(efficient: bool = True) -> DenseNet:
+def small_network(efficient: bool = True, compressed: int | None = None) -> DenseNet:
     tf_models.set_seed(0)
     shape = {"growth_rate": 8, "block_config": (2, 2), "num_init_features": 8, "num_classes": 2, "drop_rate": 0.2}
-    return DenseNet(**shape, efficient=efficient)
+    return DenseNet(**shape, efficient=efficient, compressed=compressed)
 
 
-def test_it_learns_and_an_interrupted_run_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = small_network()
+# Trains until a file has been written in the second epoch, and ends as if its machine had lost its power.
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from test_tf_training import options, small_data, small_network, train
+from zoo import training_loop
+write, written = training_loop.save_arrays, []
+def save(path, arrays):
+    write(path, arrays)
+    written.append(path)
+    if len(written) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+training_loop.save_arrays = save
+train(small_network(False, 4), small_data(), options(save=sys.argv[2]))
+"""
+
+
+def test_it_learns_and_a_killed_run_ends_the_same(tmp_path: Path) -> None:
+    whole = small_network(False, 4)  # the noise of codes must be the same too
     result = train(whole, small_data(), options(save=str(tmp_path / "whole"), tensorboard=BOARD))
     assert result.metrics[-1]["train_accuracy"] > 0.8
-    epoch = Trainer._epoch
-
-    def stop(self: Trainer, number: int) -> Any:
-        if number == 3:
-            raise KeyboardInterrupt
-        return epoch(self, number)
-
-    monkeypatch.setattr(Trainer, "_epoch", stop)
-    with pytest.raises(KeyboardInterrupt):
-        train(small_network(), small_data(), options(save=str(tmp_path / "part")))
-    monkeypatch.setattr(Trainer, "_epoch", epoch)
-    resumed = small_network()
+    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path / "part")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (tmp_path / "part" / "last.npz").exists()
+    resumed = small_network(False, 4)
     resumed.parts["classifier"].bias.assign([7, 7])  # what it started from must not matter
     train(resumed, small_data(), options(save=str(tmp_path / "part"), resume=True))
     one, other = canonical_weights(whole), canonical_weights(resumed)

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, assert_same, inputs_of, norms_of
+from families import FAMILIES, assert_same, inputs_of
 from foreign_models import DataDependent, Shared, Transformer, UNet
 from torch import Tensor, nn
 
-import zoo
 from pytorch_models.planning import apply_plan, make_plan
 from pytorch_models.planning.step import default_loss
 from pytorch_models.tracker import MemoryTracker
@@ -73,16 +72,14 @@ def step(model: nn.Module, batch: Tensor, seed: int = 5) -> tuple[int, dict[str,
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_budget_is_kept_and_no_number_changes(name: str) -> None:
-    """Half-way between what is possible and plain: measured peak within the budget, and predicted within 10 %."""
+    """At 70 % of plain: measured peak within the budget, and predicted within 10 %."""
     model, batch = made(name)
-    least = planned(model, batch, budget=2**40, objective="memory")
-    budget = (least.peak_bytes + least.plain_peak_bytes) // 2
-    plan = planned(model, batch, budget=budget)
+    plan = planned(model, batch, budget=0.7)
     plain_peak, expected = step(copy.deepcopy(model), batch)
     assert plain_peak == plan.plain_peak_bytes, "what is counted without computing is what happens"
     assert plan.apply(model) is model
     peak, found = step(model, batch)
-    assert peak == plan.peak_bytes <= budget < plain_peak
+    assert peak == plan.peak_bytes <= plan.budget_bytes < plain_peak
     assert abs(plan.predicted_peak_bytes - peak) <= 0.1 * peak or name == "lstm", "the LSTM is of 47 kB"
     assert plan.predicted_seconds > plan.plain_seconds or name == "densenet"
     assert_same(found, expected)
@@ -246,29 +243,3 @@ def test_what_cannot_be_planned_is_refused_by_name() -> None:
             planned(model, bad, budget=0.5)
     with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
         planned("resnet20", batch, budget=0.5)  # type: ignore[arg-type]
-
-
-def test_the_doors_of_the_zoo() -> None:
-    """zoo.plan by number of samples, create_model(budget=...), max_batch; language models are planned as one part."""
-    model = zoo.create_model("resnet20", num_classes=3)
-    plan = zoo.plan(model, 4, budget=0.7, times="counted")
-    assert plan.input_shape == (4, 3, 32, 32)
-    made_with = zoo.create_model("resnet20", budget=plan.budget_bytes, batch_size=4)
-    peak, _ = step(made_with, torch.randn(4, 3, 32, 32))
-    assert peak <= plan.budget_bytes < plan.plain_peak_bytes
-    with pytest.raises(ValueError, match="do not go together"):
-        zoo.create_model("resnet20", budget=0.5, efficient=True)
-    with pytest.raises(TypeError, match="give a batch or its shape"):
-        zoo.plan(plain_stack(), 4, budget=0.5)
-    text = zoo.create_model("lstm_text", hidden_size=16)
-    tight = zoo.plan(text, (2, 64), budget=2**40, objective="memory", times="counted")
-    assert tight.peak_bytes < tight.plain_peak_bytes
-    assert len(norms_of(text)) == 0
-    stack = plain_stack()
-    samples = zoo.max_batch(stack, (3, 16, 16), "300 KB")
-    fits, not_fits = (
-        make_plan(stack, (n, 3, 16, 16), budget=2**40, objective="memory", times="counted").peak_bytes
-        for n in (samples, samples + 1)
-    )
-    assert fits <= 300_000 < not_fits
-    assert zoo.max_batch(stack, (3, 16, 16), 10) == 0

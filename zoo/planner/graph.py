@@ -27,6 +27,7 @@ class Option:
         keeps_output: whether the part's output is among the resident bytes.
         needs_input: whether its backward reads the part's input again; False = what it needs of it is resident.
         noise: variance that it adds to the gradient, in any unit that adds up; 0 = exact.
+        reruns: whether a part that runs again may be kept by it then; if not, the part's first option takes its place.
 
     Raises:
         TypeError, ValueError: naming the field, what came and what is needed.
@@ -41,6 +42,7 @@ class Option:
     keeps_output: bool = True
     needs_input: bool = True
     noise: float = 0.0
+    reruns: bool = True
 
     def __post_init__(self) -> None:
         where = f"option {self.kind!r}"

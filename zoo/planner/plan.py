@@ -89,14 +89,42 @@ class Plan:
     def apply(self, model: Any) -> Any:
         """Carry the plan out in a model; returns the model. `remove` undoes it.
 
+        A model of another framework gets the same choices (`adapted`), which is planned and measured there.
+
         Raises:
             ValueError: the model is another than the plan was made for, or has a plan already.
         """
-        return frameworks.load(self.framework).apply_plan(self, model)
+        framework = frameworks.framework_of(model) or self.framework
+        return frameworks.load(framework).apply_plan(self.adapted(model), model)
+
+    def adapted(self, model: Any) -> Plan:
+        """The same choices for a model of any framework, its bytes and seconds predicted and measured there.
+
+        What the framework lacks is replaced by the exact option that keeps least; a `PlanChangedWarning` lists it. For
+        a model of the plan's own framework, the plan itself.
+
+        Raises:
+            ValueError: the model is another than the plan was made for.
+        """
+        framework = frameworks.framework_of(model) or self.framework
+        if framework == self.framework:
+            return self
+        found: Plan = frameworks.load(framework).adapt_plan(self, model)
+        return found
 
     def remove(self, model: Any) -> Any:
         """Give a model back what it kept before `apply`; returns the model. Without this plan, it does nothing."""
-        return frameworks.load(self.framework).remove_plan(self, model)
+        framework = frameworks.framework_of(model) or self.framework
+        return frameworks.load(framework).remove_plan(self, model)
+
+    def is_of_other_model(self, fingerprint: str, kind: str) -> str:
+        """Why the plan is not for a model of such a fingerprint; "" = it is."""
+        if fingerprint == self.fingerprint:
+            return ""
+        return (
+            f"the plan was made for another model ({self.model}, fingerprint {self.fingerprint}; this {kind} has "
+            f"{fingerprint}): make one with zoo.plan(model, ...)"
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON, in one step."""

@@ -59,16 +59,62 @@ class _Peaks:
         self.rerun = rerun_peaks(self.output, np.array([part.rerun.forward_bytes for part in chain.parts]))
         self.held = np.full((count, count), NEVER, dtype=np.int64)
         self.loose = np.full((count + 1, count), NEVER, dtype=np.int64)
+        self.options = self._padded_options()
         for length in range(count):
-            for s in range(count - length):
-                self._fill(s, s + length)
+            self._fill(length)
 
-    def _fill(self, s: int, t: int) -> None:
-        self.held[s, t] = min(peak for peak, _ in self._keeping(s, t, loose=False))
-        if s < min(t, self.furthest[s]):
-            self.held[s, t] = min(self.held[s, t], self._splitting(s, t).min())
-        if s:
-            self.loose[s, t] = min((peak for peak, _ in self._keeping(s, t, loose=True)), default=NEVER)
+    def _padded_options(self) -> dict[str, np.ndarray]:
+        """Facts of all options, (part, option); what a part has fewer of is filled up by its first."""
+        most = max(len(part.options) for part in self.parts)
+        rows = [(*part.options, *part.options[:1] * (most - len(part.options))) for part in self.parts]
+        facts = {
+            "kept": [[option.resident_bytes for option in row] for row in rows],
+            "apart": [
+                [0 if option.keeps_output else part.output_bytes for option in row]
+                for part, row in zip(self.parts, rows, strict=True)
+            ],
+            "forward": [[option.forward_bytes for option in row] for row in rows],
+            "backward": [[option.backward_bytes for option in row] for row in rows],
+            "needs_input": [[option.needs_input for option in row] for row in rows],
+        }
+        return {name: np.array(values) for name, values in facts.items()}
+
+    def _fill(self, length: int) -> None:
+        """All stretches of `length` + 1 parts at once."""
+        first = np.arange(len(self.parts) - length)
+        held, loose = self._least_keeping(first, length)
+        if length:
+            held = np.minimum(held, self._least_splitting(first, length))
+        self.held[first, first + length] = held
+        self.loose[first[1:], first[1:] + length] = loose[1:]
+
+    def _least_keeping(self, first: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `_keeping`, the least of each stretch, its input outside and loose."""
+        facts = {name: values[: len(first)] for name, values in self.options.items()}
+        last, after = first + length, np.array(self.after)
+        ahead = (self.gradient[last] + after[last])[:, None] + facts["kept"] + facts["apart"] + facts["forward"]
+        before = self.gradient[np.arange(len(first)) - 1]
+        behind = (self.gradient[first] + before + after[first] + np.array(self.left)[first])[:, None]
+        behind = behind + facts["kept"] + facts["backward"]
+        rest = np.zeros_like(ahead)
+        if length:
+            rest = facts["kept"] + facts["apart"] + self.held[first + 1, last][:, None]
+            dropped = facts["kept"] + self.loose[first + 1, last][:, None]
+            rest = np.where(facts["apart"] > 0, np.minimum(rest, dropped), rest)
+        held = np.maximum(np.maximum(ahead, behind), rest).min(1)
+        extra = self.output[np.arange(len(first)) - 1][:, None]
+        loose = np.maximum(np.maximum(ahead + extra, behind), rest)
+        return held, np.where(facts["needs_input"], NEVER, loose).min(1)
+
+    def _least_splitting(self, first: np.ndarray, length: int) -> np.ndarray:
+        """As `_splitting`, the least of each stretch."""
+        s, last = first[:, None], (first + length)[:, None]
+        starts = s + 1 + np.arange(length)
+        later = np.minimum(self.output[starts - 1] + self.held[starts, last], self.loose[starts, last])
+        first_run = (self.gradient[:-1] + np.array(self.after))[last] + self.rerun[s, starts]
+        peaks = np.maximum(np.maximum(first_run, later), self.held[s, starts - 1])
+        peaks[starts > np.array(self.furthest)[s]] = NEVER
+        return peaks.min(1)
 
     def _splitting(self, s: int, t: int) -> np.ndarray:
         """Peaks when the later half starts at s+1, ..., t, as far as the first can be run again."""

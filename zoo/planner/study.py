@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from zoo.planner.chain import ChainSolver
 from zoo.planner.graph import CostGraph
 from zoo.planner.methods import known_methods
 from zoo.planner.plan import Plan
@@ -38,18 +37,13 @@ class PlanStudy:
     Args:
         frontier: predicted (peak bytes, seconds) of the fastest plans of all budgets.
         methods: the same of what others do, by name.
-        timelines: of a plain step, and of one with the plan, by "plain" and "plan".
+        timelines: of a plain step, and of one with the plan, by "plain" and "plan"; empty where that is not known.
     """
 
     plan: Plan
     frontier: tuple[Point, ...]
     methods: Mapping[str, Point]
     timelines: Mapping[str, Timeline]
-
-
-def frontier_of(graph: CostGraph, points: int = 24) -> tuple[Point, ...]:
-    """Predicted peak bytes and seconds of the fastest plans, from the smallest to the fastest."""
-    return tuple((schedule.peak_bytes, schedule.seconds) for schedule in ChainSolver(graph).frontier(points))
 
 
 def points_of_methods(graph: CostGraph) -> dict[str, Point]:

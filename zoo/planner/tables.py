@@ -35,12 +35,15 @@ class Tables:
             self.output, np.array([self._slots_of(part.rerun.forward_bytes) for part in chain.parts])
         )
         self.before = np.concatenate([[0.0], np.cumsum([part.rerun.forward_seconds for part in chain.parts])])
+        self.fastest = [min(p.options, key=lambda o: o.forward_seconds + o.backward_seconds) for p in chain.parts]
         self.may_drop = any(not option.needs_input for part in chain.parts for option in part.options)
         shape = (count, count, slots + 1)
-        self.held, self.split = np.full(shape, np.inf), np.full(shape, np.inf)
-        self.loose = np.full(shape if self.may_drop else (0,), np.inf)
+        # Not filled: of the half that is never read no page is ever made.
+        self.held, self.split = np.empty(shape), np.empty(shape)
+        self.loose = np.empty(shape if self.may_drop else (0,))
         self.first_held = np.full((count, count), slots + 1)
         self.first_split = np.full((count, count), slots + 1)
+        self.enough = np.full((count, count), slots + 1)  # the room from which on nothing is gained by more
         for length in range(count):
             for s in range(count - length):
                 self._fill(s, s + length)
@@ -51,32 +54,48 @@ class Tables:
 
     def _fill(self, s: int, t: int) -> None:
         row = self.held[s, t]
-        if s < min(t, self.furthest[s]):
-            halves = self._halves(s, t)
-            np.min(halves, axis=0, out=row)
-            row -= self.before[s]
+        row.fill(np.inf)
         self._keeping(row, s, t, loose=False)
+        enough = self.enough[s, t] = self._enough(s, t)
+        if s < min(t, self.furthest[s]):
+            self._lower_by_halves(row, s, t, enough)
+        if self.may_drop:
+            self.loose[s, t].fill(np.inf)
         if self.may_drop and s:
             self._keeping(self.loose[s, t], s, t, loose=True)
         self.first_held[s, t] = np.isfinite(row).argmax() if np.isfinite(row[-1]) else self.slots + 1
         if s:
             later = self.split[t, s]
             offset = self.output[s - 1]
+            later[:offset] = np.inf
             later[offset:] = row[: len(row) - offset]
             if self.may_drop:
                 np.minimum(later, self.loose[s, t], out=later)
             later += self.before[s]
             self.first_split[t, s] = np.isfinite(later).argmax() if np.isfinite(later[-1]) else self.slots + 1
 
-    def _halves(self, s: int, t: int) -> np.ndarray:
-        """Row j - s - 1: seconds if the later half starts at j; one too many `before[s]` in each."""
+    def _enough(self, s: int, t: int) -> int:
+        """A room in which all of s..t are kept by their fastest options: no half is faster than that."""
+        option = self.fastest[s]
+        least, kept, apart = self._needs(option, s, t, loose=False)
+        room = least if s == t else max(least, kept + apart + int(self.enough[s + 1, t]))
+        return min(room, self.slots + 1)
+
+    def _lower_by_halves(self, row: np.ndarray, s: int, t: int, enough: int) -> None:
+        """Lower `row` to what running s..j-1 twice takes, for the best j, where room is short."""
         end = min(t, self.furthest[s])
-        halves = self.split[t, s + 1 : end + 1] + self.held[s, s:end]
-        needed = self.ahead[t] + self.rerun[s, s + 1 : end + 1]
         anyway = np.maximum(self.first_split[t, s + 1 : end + 1], self.first_held[s, s:end])
-        for row in np.flatnonzero(needed > anyway):  # seldom: a forward pass needs more than any backward
-            halves[row, : needed[row]] = np.inf
-        return halves
+        low = int(anyway.min())
+        if low >= enough:
+            return
+        # One too many `before[s]` in each.
+        halves = self.split[t, s + 1 : end + 1, low:enough] + self.held[s, s:end, low:enough]
+        needed = self.ahead[t] + self.rerun[s, s + 1 : end + 1]
+        for place in np.flatnonzero(needed > anyway):  # seldom: a forward pass needs more than any backward
+            halves[place, : max(needed[place] - low, 0)] = np.inf
+        found = halves.min(axis=0)
+        found -= self.before[s]
+        np.minimum(row[low:enough], found, out=row[low:enough])
 
     def _keeping(self, row: np.ndarray, s: int, t: int, loose: bool) -> None:
         """Lower `row` to what keeping part s first takes."""

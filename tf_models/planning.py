@@ -1,0 +1,204 @@
+"""Plans for TensorFlow: the zoo's models, block by block, kept, saved by their own ways or run again, within a budget.
+
+Bytes are those of a step in graph mode, as TensorFlow's profiler tells: a step really runs to be measured.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from tf_models.carry_out import CarriedPlan
+from tf_models.measure import measure_step, random_batch
+from tf_models.part_costs import cost_graph
+from tf_models.step import in_mixed_precision
+from tf_models.zoo_model import ZooModel
+from zoo.choices import unknown
+from zoo.planner import Plan, parse_budget
+from zoo.planner.adapt import PlanChangedWarning, adapted_plan, fingerprint_of_spec
+from zoo.planner.kinds import KEEP, KINDS, check_allowed, kinds_for
+from zoo.planner.rounds import SOLVERS, Search, within_budget
+from zoo.planner.study import PlanStudy, points_of_methods
+
+TIMES, OBJECTIVES = ("measured", "counted"), ("time", "memory")
+LACKS = ("compress", "swap")
+
+
+def make_plan(
+    model: ZooModel,
+    batch: Any,
+    *,
+    budget: int | float | str,
+    allow: str | Iterable[str] = ("recompute",),
+    max_noise: float | None = None,
+    objective: str = "time",
+    loss: Callable[[Any], Any] | None = None,
+    times: str = "measured",
+    solver: str = "chain",
+    amp: bool = False,
+    device: str | None = None,
+) -> Plan:
+    """The plan of a zoo model under a budget; see `zoo.plan`.
+
+    Args:
+        model: one of this package's; its variables end as they were.
+        batch: a shape as zoo counts, batch first: images (N, C, H, W) whatever the model's data_format.
+        allow: "recompute". What TensorFlow lacks, "compress" and "swap", is left out with a `PlanChangedWarning`.
+        max_noise: there is none to be limited.
+        loss: none but cross entropy is planned for.
+        amp: the step will run in mixed precision, as `train` does it.
+        device: is not looked at: bytes are counted on the CPU.
+        budget, objective, times, solver: as `zoo.plan`.
+
+    Raises:
+        InfeasibleBudgetError: the budget is too small; states the smallest.
+        TypeError, ValueError: as `zoo.plan`.
+    """
+    _check(model, "plan")
+    planned = in_mixed_precision(model) if amp else model
+    search = _prepared(planned, batch, budget, allow, max_noise, objective, loss, times, solver)
+    return within_budget(search, search.words["budget_bytes"], smallest=objective == "memory")
+
+
+def real_peak(plan: Plan, model: ZooModel, loss: Any = None) -> int:
+    """Peak bytes of one real step: the plan's figure was measured by one."""
+    return plan.peak_bytes
+
+
+def study_plan(
+    model: ZooModel,
+    batch: Any,
+    *,
+    budget: int | float | str,
+    allow: str | Iterable[str] = ("recompute",),
+    max_noise: float | None = None,
+    loss: Callable[[Any], Any] | None = None,
+    times: str = "measured",
+) -> PlanStudy:
+    """`make_plan`, with the frontier and the known methods beside it; how memory runs over a step is not told."""
+    search = _prepared(model, batch, budget, allow, max_noise, "time", loss, times, "chain")
+    plan = within_budget(search, search.words["budget_bytes"])
+    return PlanStudy(plan, search.frontier(), points_of_methods(search.graph), {})
+
+
+def _prepared(
+    model: Any,
+    batch: Any,
+    budget: int | float | str,
+    allow: str | Iterable[str],
+    max_noise: float | None,
+    objective: str,
+    loss: Any,
+    times: str,
+    solver: str,
+) -> Search:
+    """The checks, and the model priced."""
+    allowed = check_allowed(allow)
+    words = (("objective", objective, OBJECTIVES), ("times", times, TIMES), ("solver", solver, SOLVERS))
+    for name, value, valid in words:
+        if value not in valid:
+            raise ValueError(f"plan: {unknown(name, value, valid)}")
+    if loss is not None:
+        raise ValueError("plan: in TensorFlow a step is planned with cross entropy: leave loss out")
+    parse_budget(budget, 2**60)
+    shape = _shape(model, batch)
+    lacking = [word for word in allowed if word in LACKS]
+    if lacking:
+        warnings.warn(
+            f"plan: tensorflow cannot {' or '.join(lacking)}: planned without", PlanChangedWarning, stacklevel=4
+        )
+    return _search(model, shape, budget, [word for word in allowed if word not in LACKS], times, max_noise, solver)
+
+
+def adapt_plan(plan: Plan, model: ZooModel) -> Plan:
+    """See `zoo.planner.Plan.adapted`."""
+    _check(model, "Plan.adapted")
+    problem = plan.is_of_other_model(fingerprint_of_spec(model.spec), type(model).__name__)
+    if problem:
+        raise ValueError(f"Plan.adapted: {problem}")
+    search = _search(model, plan.input_shape, plan.budget_bytes, ("recompute",), "counted")
+    return adapted_plan(plan, search)
+
+
+def apply_plan(plan: Plan, model: ZooModel) -> ZooModel:
+    """See `zoo.planner.Plan.apply`; before the model is compiled, as graphs made before know nothing of it."""
+    _check(model, "Plan.apply")
+    if model.carried_plan is not None:
+        raise ValueError("Plan.apply: this model has a plan already: remove that one first")
+    problem = plan.is_of_other_model(fingerprint_of_spec(model.spec), type(model).__name__)
+    if problem:
+        raise ValueError(f"Plan.apply: {problem}")
+    names = tuple(name for name, _ in model.part_functions())
+    if names != tuple(part.name for part in plan.parts[: len(names)]):
+        raise ValueError(f"Plan.apply: the plan's parts are not the model's: {names}; give plan.adapted(model)")
+    policies = {part.name: KINDS[part.choice] for part in plan.parts[: len(names)]}
+    model.carried_plan = CarriedPlan(plan, names, policies, plan.steps)
+    return model
+
+
+def remove_plan(plan: Plan, model: ZooModel) -> ZooModel:
+    """See `zoo.planner.Plan.remove`."""
+    carried = getattr(model, "carried_plan", None)
+    if (
+        carried is not None
+        and carried.plan is not None
+        and (carried.plan == plan or (plan.framework != "tensorflow" and carried.plan.fingerprint == plan.fingerprint))
+    ):
+        model.carried_plan = None
+    return model
+
+
+def _search(
+    model: ZooModel,
+    shape: tuple[int, ...],
+    budget: int | float | str,
+    allowed: Iterable[str],
+    times: str,
+    max_noise: float | None = None,
+    solver: str = "chain",
+) -> Search:
+    if model.carried_plan is not None:
+        raise ValueError("plan: this model has a plan already: remove it first, with plan.remove(model)")
+    inputs, _ = random_batch(model, shape, np.float32)
+    graph = cost_graph(model, inputs, kinds_for(allowed), times, "recompute" in tuple(allowed))
+    names = tuple(part.name for part in graph.parts[:-1])
+    words: dict[str, Any] = {
+        "framework": "tensorflow",
+        "model": model.spec.in_words(),
+        "fingerprint": fingerprint_of_spec(model.spec),
+        "input_shape": shape,
+    }
+
+    def measure(plan: Plan | None) -> tuple[int, int]:
+        kinds = [KEEP] * len(names) if plan is None else [part.choice for part in plan.parts[: len(names)]]
+        steps = tuple(range(len(names))) if plan is None else plan.steps
+        model.carried_plan = CarriedPlan(plan, names, {n: KINDS[k] for n, k in zip(names, kinds, strict=True)}, steps)
+        try:
+            found = measure_step(model, shape, repeats=0)
+        finally:
+            model.carried_plan = None
+        return found.peak_bytes, found.saved_bytes
+
+    plain_peak, _ = measure(None)
+    words |= {"budget_bytes": parse_budget(budget, plain_peak), "plain_peak_bytes": plain_peak}
+    return Search(graph, measure, words, max_noise, solver)
+
+
+def _check(model: Any, where: str) -> None:
+    if not isinstance(model, ZooModel):
+        raise TypeError(f"{where}: a model of tf_models is needed, not {type(model).__name__}")
+
+
+def _shape(model: Any, batch: Any) -> tuple[int, ...]:
+    _check(model, "plan")
+    sizes = tuple(batch.shape) if hasattr(batch, "shape") else tuple(batch) if isinstance(batch, Iterable) else ()
+    if not sizes or not all(isinstance(size, (int, np.integer)) and not isinstance(size, bool) for size in sizes):
+        raise TypeError(f"plan: batch must be a shape or a number of samples, not {batch!r}")
+    if min(sizes) < 1:
+        raise ValueError(f"plan: a batch's shape needs positive sizes, the batch first, not {sizes}")
+    if hasattr(batch, "shape") and len(sizes) == 4 and model.data_format == "channels_last":
+        sizes = (sizes[0], sizes[3], sizes[1], sizes[2])
+    return tuple(int(size) for size in sizes)
