@@ -13,6 +13,7 @@ from zoo import flags
 from zoo.atomic_write import DiskFullError
 from zoo.broken_pipe import give_up_output
 from zoo.choices import unknown
+from zoo.command import silence_tensorflow
 from zoo.measuring import image_shape_for
 from zoo.options import TrainingError
 from zoo.policy import PolicyNotOfferedError, compared_flags
@@ -245,6 +246,7 @@ def _run(words: list[str]) -> int:
     if {"--help", "-h"} & set(words):
         print(help_text(name))
         return DONE
+    silence_tensorflow()
     try:
         return command(**flags.parse(words[1:], flags.flags_of(command)))
     except (ValueError, TypeError, ImportError) as error:

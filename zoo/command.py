@@ -112,6 +112,17 @@ def help_page(
     )
 
 
+def silence_tensorflow() -> None:
+    """Before TensorFlow is loaded by a command: its notes on every step's profile stay out, unless its user wants them.
+
+    Example:
+        >>> silence_tensorflow()
+        >>> os.environ["TF_CPP_MIN_LOG_LEVEL"]
+        '2'
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
 def _fire(program: str, function: Callable[..., None], values: Mapping[str, Value]) -> None:
     try:
         import fire
@@ -119,6 +130,7 @@ def _fire(program: str, function: Callable[..., None], values: Mapping[str, Valu
         raise ImportError(f"{error.name} is not installed: pip install 'memory-efficient-zoo[demo]'") from None
     # Waiting threads spin by OpenMP's default: a step takes ten times longer when another program wants the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    silence_tensorflow()
     fire.Fire(function, command=as_arguments(values), name=program)
 
 
