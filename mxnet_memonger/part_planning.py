@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -12,15 +11,14 @@ from mxnet_memonger.devices import check_device
 from mxnet_memonger.part_plans import OFFERED, BlockPart, CarriedPlan, PartSpace
 from mxnet_memonger.symbol_graph import BYTES_A_VALUE, Entry
 from mxnet_memonger.symbol_model import SymbolModel
-from zoo.choices import unknown
 from zoo.planner import CostGraph, Option, Part, Plan, parse_budget
-from zoo.planner.adapt import PlanChangedWarning, adapted_plan, fingerprint_of_spec
-from zoo.planner.kinds import KEEP, check_allowed
-from zoo.planner.rounds import SOLVERS, Search, within_budget
+from zoo.planner.adapt import adapted_plan, fingerprint_of_spec
+from zoo.planner.asked import batch_shape, check_asked, check_made_for, without_lacking
+from zoo.planner.kinds import KEEP
+from zoo.planner.rounds import Search, within_budget
 from zoo.planner.study import PlanStudy, points_of_methods
 
 FLOPS_PER_SECOND, BYTES_PER_SECOND = 5e10, 1e10  # of one core, about: only their ratio matters to a plan
-TIMES, OBJECTIVES = ("measured", "counted"), ("time", "memory")
 LACKS = ("compress", "swap")
 
 
@@ -95,26 +93,17 @@ def _prepared(
     solver: str,
 ) -> Search:
     """The checks, and the network priced."""
-    allowed = check_allowed(allow)
-    words = (("objective", objective, OBJECTIVES), ("times", times, TIMES), ("solver", solver, SOLVERS))
-    for name, value, valid in words:
-        if value not in valid:
-            raise ValueError(f"plan: {unknown(name, value, valid)}")
+    allowed = check_asked(budget, allow, objective, times, solver)
     if loss is not None:
         raise ValueError("plan: in MXNet a step is planned with the model's own softmax: leave loss out")
-    parse_budget(budget, 2**60)
-    lacking = [word for word in allowed if word in LACKS]
-    if lacking:
-        warnings.warn(f"plan: mxnet cannot {' or '.join(lacking)}: planned without", PlanChangedWarning, stacklevel=4)
+    without_lacking("mxnet", allowed, LACKS)
     return _search(model, batch, budget, "recompute" in allowed, max_noise, solver)
 
 
 def adapt_plan(plan: Plan, model: SymbolModel) -> Plan:
     """See `zoo.planner.Plan.adapted`."""
     _check(model, "Plan.adapted")
-    problem = plan.is_of_other_model(fingerprint_of_spec(model.spec), type(model).__name__)
-    if problem:
-        raise ValueError(f"Plan.adapted: {problem}")
+    check_made_for(plan, fingerprint_of_spec(model.spec), model, "Plan.adapted")
     return adapted_plan(plan, _search(model, plan.input_shape, plan.budget_bytes, True))
 
 
@@ -123,9 +112,7 @@ def apply_plan(plan: Plan, model: SymbolModel) -> SymbolModel:
     _check(model, "Plan.apply")
     if model.carried_plan is not None:
         raise ValueError("Plan.apply: this model has a plan already: remove that one first")
-    problem = plan.is_of_other_model(fingerprint_of_spec(model.spec), type(model).__name__)
-    if problem:
-        raise ValueError(f"Plan.apply: {problem}")
+    check_made_for(plan, fingerprint_of_spec(model.spec), model, "Plan.apply")
     model.carried_plan = CarriedPlan(plan)
     return model
 
@@ -150,7 +137,7 @@ def _search(
     _check(model, "plan")
     if model.carried_plan is not None:
         raise ValueError("plan: this model has a plan already: remove it first, with plan.remove(model)")
-    shape = _shape(batch)
+    shape = batch_shape(batch)
     found = PartSpace.of(model, shape)
     gradients = sum(BYTES_A_VALUE * math.prod(model.arrays[name].shape) for name in model.parameter_names())
     graph = cost_graph(found, gradients, again)
@@ -237,12 +224,3 @@ def _check(model: Any, where: str) -> None:
             f"{where}: the time steps of an {type(model).__name__} are no blocks: give efficient=True, or "
             "memonger.search_plan(..., budget=...)"
         )
-
-
-def _shape(batch: Any) -> tuple[int, ...]:
-    sizes = tuple(batch.shape) if hasattr(batch, "shape") else tuple(batch) if isinstance(batch, Iterable) else ()
-    if not sizes or not all(isinstance(size, int) and not isinstance(size, bool) for size in sizes):
-        raise TypeError(f"plan: batch must be a shape or a number of samples, not {batch!r}")
-    if min(sizes) < 1:
-        raise ValueError(f"plan: a batch's shape needs positive sizes, the batch first, not {sizes}")
-    return sizes

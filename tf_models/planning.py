@@ -5,7 +5,6 @@ Bytes are those of a step in graph mode, as TensorFlow's profiler tells: a step 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,14 +15,13 @@ from tf_models.measure import measure_step, random_batch
 from tf_models.part_costs import cost_graph
 from tf_models.step import in_mixed_precision
 from tf_models.zoo_model import ZooModel
-from zoo.choices import unknown
 from zoo.planner import Plan, parse_budget
-from zoo.planner.adapt import PlanChangedWarning, adapted_plan, fingerprint_of_spec
-from zoo.planner.kinds import KEEP, KINDS, check_allowed, kinds_for
-from zoo.planner.rounds import SOLVERS, Search, within_budget
+from zoo.planner.adapt import adapted_plan, fingerprint_of_spec
+from zoo.planner.asked import batch_shape, check_asked, check_made_for, without_lacking
+from zoo.planner.kinds import KEEP, KINDS, kinds_for
+from zoo.planner.rounds import Search, within_budget
 from zoo.planner.study import PlanStudy, points_of_methods
 
-TIMES, OBJECTIVES = ("measured", "counted"), ("time", "memory")
 LACKS = ("compress", "swap")
 
 
@@ -96,29 +94,18 @@ def _prepared(
     solver: str,
 ) -> Search:
     """The checks, and the model priced."""
-    allowed = check_allowed(allow)
-    words = (("objective", objective, OBJECTIVES), ("times", times, TIMES), ("solver", solver, SOLVERS))
-    for name, value, valid in words:
-        if value not in valid:
-            raise ValueError(f"plan: {unknown(name, value, valid)}")
+    allowed = check_asked(budget, allow, objective, times, solver)
     if loss is not None:
         raise ValueError("plan: in TensorFlow a step is planned with cross entropy: leave loss out")
-    parse_budget(budget, 2**60)
     shape = _shape(model, batch)
-    lacking = [word for word in allowed if word in LACKS]
-    if lacking:
-        warnings.warn(
-            f"plan: tensorflow cannot {' or '.join(lacking)}: planned without", PlanChangedWarning, stacklevel=4
-        )
-    return _search(model, shape, budget, [word for word in allowed if word not in LACKS], times, max_noise, solver)
+    allowed_here = without_lacking("tensorflow", allowed, LACKS)
+    return _search(model, shape, budget, allowed_here, times, max_noise, solver)
 
 
 def adapt_plan(plan: Plan, model: ZooModel) -> Plan:
     """See `zoo.planner.Plan.adapted`."""
     _check(model, "Plan.adapted")
-    problem = plan.is_of_other_model(fingerprint_of_spec(model.spec), type(model).__name__)
-    if problem:
-        raise ValueError(f"Plan.adapted: {problem}")
+    check_made_for(plan, fingerprint_of_spec(model.spec), model, "Plan.adapted")
     search = _search(model, plan.input_shape, plan.budget_bytes, ("recompute",), "counted")
     return adapted_plan(plan, search)
 
@@ -128,9 +115,7 @@ def apply_plan(plan: Plan, model: ZooModel) -> ZooModel:
     _check(model, "Plan.apply")
     if model.carried_plan is not None:
         raise ValueError("Plan.apply: this model has a plan already: remove that one first")
-    problem = plan.is_of_other_model(fingerprint_of_spec(model.spec), type(model).__name__)
-    if problem:
-        raise ValueError(f"Plan.apply: {problem}")
+    check_made_for(plan, fingerprint_of_spec(model.spec), model, "Plan.apply")
     names = tuple(name for name, _ in model.part_functions())
     if names != tuple(part.name for part in plan.parts[: len(names)]):
         raise ValueError(f"Plan.apply: the plan's parts are not the model's: {names}; give plan.adapted(model)")
@@ -194,11 +179,7 @@ def _check(model: Any, where: str) -> None:
 
 def _shape(model: Any, batch: Any) -> tuple[int, ...]:
     _check(model, "plan")
-    sizes = tuple(batch.shape) if hasattr(batch, "shape") else tuple(batch) if isinstance(batch, Iterable) else ()
-    if not sizes or not all(isinstance(size, (int, np.integer)) and not isinstance(size, bool) for size in sizes):
-        raise TypeError(f"plan: batch must be a shape or a number of samples, not {batch!r}")
-    if min(sizes) < 1:
-        raise ValueError(f"plan: a batch's shape needs positive sizes, the batch first, not {sizes}")
+    sizes = batch_shape(batch)
     if hasattr(batch, "shape") and len(sizes) == 4 and model.data_format == "channels_last":
         sizes = (sizes[0], sizes[3], sizes[1], sizes[2])
-    return tuple(int(size) for size in sizes)
+    return sizes

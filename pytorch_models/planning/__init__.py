@@ -24,20 +24,17 @@ from pytorch_models.planning.settings import set_policy
 from pytorch_models.planning.step import Loss, as_call, autocasting, check_machine, default_loss, step_bytes
 from pytorch_models.planning.timeline import timeline_of
 from pytorch_models.planning.trace import fake_copy, tensors_in, trace
-from zoo.choices import unknown
 from zoo.planner import InfeasibleBudgetError, Plan, parse_budget
 from zoo.planner.adapt import adapted_plan
-from zoo.planner.kinds import KEEP, KINDS, check_allowed, kinds_for
+from zoo.planner.asked import check_asked, check_made_for
+from zoo.planner.kinds import KEEP, KINDS, kinds_for
 from zoo.planner.methods import known_methods
-from zoo.planner.rounds import SOLVERS, Search, within_budget
+from zoo.planner.rounds import Search, within_budget
 from zoo.planner.study import PlanStudy, Timeline, points_of_methods
 
 __all__ = ["adapt_plan", "apply_plan", "make_plan", "real_peak", "remove_plan", "study_plan", "sweep_plans"]
 
 Result = TypeVar("Result")
-
-TIMES = ("measured", "counted")
-OBJECTIVES = ("time", "memory")
 
 
 def make_plan(
@@ -123,9 +120,7 @@ def sweep_plans(
 
 def adapt_plan(plan: Plan, model: nn.Module) -> Plan:
     """See `zoo.planner.Plan.adapted`: a plan of another framework for a model of the zoo in PyTorch."""
-    problem = plan.is_of_other_model(fingerprint_of(model), type(model).__name__)
-    if problem:
-        raise ValueError(f"Plan.adapted: {problem}")
+    check_made_for(plan, fingerprint_of(model), model, "Plan.adapted")
     allowed = _checked(model, plan.budget_bytes, ("recompute", "compress"), "time", "counted")
     asked = Asked(model, plan.input_shape, plan.budget_bytes, allowed, None, None, "counted")
     with _prepared(asked) as (search, _):
@@ -214,15 +209,7 @@ def _checked(model: Any, budget: Any, allow: Any, objective: str, times: str, so
         raise TypeError(f"plan: model must be a torch.nn.Module, not a {type(model).__name__}")
     if planned_root(model) is not None:
         raise ValueError("plan: this model has a plan already: remove it first, with plan.remove(model)")
-    parse_budget(budget, 2**60)
-    allowed = check_allowed(allow)
-    for name, value, valid in (
-        ("objective", objective, OBJECTIVES),
-        ("times", times, TIMES),
-        ("solver", solver, SOLVERS),
-    ):
-        if value not in valid:
-            raise ValueError(f"plan: {unknown(name, value, valid)}")
+    allowed = check_asked(budget, allow, objective, times, solver)
     if "swap" in allowed:
         raise ValueError(
             "plan: 'swap' moves what is kept from a GPU to host memory; plans cannot do that yet: leave it out of allow"

@@ -23,6 +23,7 @@ from pytorch_models.planning.settings import give_back, needs_codes, set_policy
 from pytorch_models.saving.eligibility import graph_is_being_exported, has_hooks, warn_plain
 from pytorch_models.segments import run_as_segment
 from zoo.planner import Plan, Steps
+from zoo.planner.asked import check_made_for
 from zoo.planner.kinds import KEEP, KINDS, bits_of
 from zoo.planner.steps import parts_of
 from zoo.weights import strip_wrappers
@@ -34,9 +35,7 @@ def apply_plan(plan: Plan, model: nn.Module) -> nn.Module:
         raise TypeError(f"Plan.apply: needed is a torch.nn.Module, not a {type(model).__name__}")
     if planned_root(model) is not None:
         raise ValueError("Plan.apply: this model has a plan already: remove that one first")
-    problem = plan.is_of_other_model(fingerprint_of(model), type(model).__name__)
-    if problem:
-        raise ValueError(f"Plan.apply: {problem}")
+    check_made_for(plan, fingerprint_of(model), model, "Plan.apply")
     unused, root = [part.name for part in plan.parts], PlannedRoot(plan)
     names = {strip_wrappers(name): name for name, _ in model.named_modules(remove_duplicate=False)}
     missing = [name for name in unused if not name.startswith("(") and name not in names]
