@@ -27,16 +27,16 @@ def starts(space: PlanSpace, cuts: CutGraph, brief: bool = False) -> Iterator[Ch
 
     Args:
         space, cuts: the network.
-        brief: of a network whose stages are numbered, those plans alone.
+        brief: of a network whose stages are numbered, those plans and that rule's alone.
     """
     yield Choice(frozenset(), frozenset(space.operators))
     numbered = list(stages(space))
     yield from numbered
+    yield from piles(space)
     if numbered and brief:
         return
     yield every_cut(cuts)
     yield Choice(frozenset(free_to_keep(space)))
-    yield from piles(space)
     for chain in cuts.chains if cuts.cuts else ():
         for plan in falling_frontier(chain):
             yield _choice(cuts, plan)

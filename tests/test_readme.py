@@ -52,24 +52,3 @@ def test_demo_lines_have_known_flags() -> None:
     listed = run(["demo.py", "--help"]).stdout
     for flag in re.findall(r"--([a-z_]+)", " ".join(lines)):
         assert f"--{flag} " in listed, flag
-
-
-def test_the_tables_bytes_are_the_trackers() -> None:
-    pytest.importorskip("torch", reason="the table is of PyTorch")
-    from pytorch_models import DenseNet, measure_step
-
-    flags = {
-        "plain (opt_memory 0)": {},
-        "opt_memory 1": {"opt_memory": 1},
-        "opt_memory 2": {"opt_memory": 2},
-        "opt_memory 3": {"opt_memory": 3},
-        "opt_memory 4 = efficient, keep_bottleneck": {"efficient": True, "keep_bottleneck": True},
-        "efficient": {"efficient": True},
-    }
-    table = README.split("<!-- table:begin -->")[1].split("<!-- table:end -->")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:3] == "| 6"]
-    found = {cells[1]: (float(cells[2]), float(cells[3])) for cells in rows}
-    assert flags.keys() < found.keys()
-    for name, given in flags.items():
-        report = measure_step(DenseNet(**given), (64, 3, 32, 32), execute=False)
-        assert found[name] == pytest.approx((report.saved_bytes / 2**20, report.peak_bytes / 2**20), rel=0.02), name

@@ -160,10 +160,12 @@ MODES: Mapping[str, tuple[Mode, ...]] = MappingProxyType(
             Mode(
                 "Gluon, by memonger.gluon_train",
                 "the same gradients",
-                "tests/mxnet_memonger/test_memonger.py::test_gluon_gets_the_same_gradients_from_a_plan",
+                "tests/mxnet_memonger/test_memonger_in_use.py::test_gluon_gets_the_same_gradients_from_a_plan",
             ),
             Mode(
-                "FeedForward", "fits", "tests/mxnet_memonger/test_memonger.py::test_feedforward_fits_a_planned_network"
+                "FeedForward",
+                "fits",
+                "tests/mxnet_memonger/test_memonger_in_use.py::test_feedforward_fits_a_planned_network",
             ),
             Mode(
                 "buckets of lengths",

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from pytorch_models.devices import devices_for
 from pytorch_models.planning.carry_out import apply_plan, planned_root, remove_plan
 from pytorch_models.planning.fingerprint import fingerprint_of
 from pytorch_models.planning.graph import Pricing, cost_graph
@@ -59,14 +60,14 @@ def make_plan(
         times: "measured" runs each kind of part for a moment; "counted" adds up operations and bytes.
         solver: "chain", or "milp" for at most 16 parts.
         amp: the step will run under autocast, to the dtype that `train` uses on its device.
-        device: where the step will run; None = where the model is.
+        device: where the step will run, "auto" too as in training; None = where the model is.
 
     Raises:
         InfeasibleBudgetError: the budget is too small; states the smallest.
         TypeError, ValueError: as `zoo.plan`.
     """
     allowed = _checked(model, budget, allow, objective, times, solver)
-    placed = model if device is None else copy.deepcopy(model).to(device)
+    placed = model if device is None else copy.deepcopy(model).to(devices_for(device)[0])
     asked = Asked(placed, batch, budget, allowed, max_noise, loss, times, solver)
     with autocasting(placed, amp), _prepared(asked) as (search, _):
         return within_budget(search, search.words["budget_bytes"], smallest=objective == "memory")
