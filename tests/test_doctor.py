@@ -23,6 +23,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, returncode: int, stdout: str = "", s
 
 
 @pytest.mark.skipif(frameworks.why_missing(FRAMEWORKS["torch"]) is not None, reason="torch is not installed")
+@pytest.mark.slow  # `zoo doctor` itself runs among the README's commands
 def test_a_framework_that_works_is_exercised() -> None:
     text, healthy = doctor.diagnose()
     assert healthy

@@ -259,7 +259,7 @@ print((status("VmHWM") - before) / tracked)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc to read a process's peak")
-@pytest.mark.parametrize("kind", ["efficient", "keep"])
+@pytest.mark.parametrize("kind", ["efficient", pytest.param("keep", marks=pytest.mark.slow)])
 def test_the_processs_memory_grows_by_what_is_tracked(kind: str) -> None:
     """Blocks above 1 MiB go back to the system when freed, so that the allocator's leftovers are not counted."""
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(MIB)}

@@ -97,7 +97,9 @@ def test_stored_bytes_are_bits_and_metadata(name: str, bits: int) -> None:
     assert found == pytest.approx(8 * pixels * expected / 8, rel=0.05)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("mobilenet")) for name in SMALL]
+)
 def test_both_flags_keep_no_more_than_either(name: str) -> None:
     config = zoo.find_config(name, **SMALL[name])
 
