@@ -120,8 +120,7 @@ def apply_plan(plan: Plan, model: SymbolModel) -> SymbolModel:
 def remove_plan(plan: Plan, model: SymbolModel) -> SymbolModel:
     """See `zoo.planner.Plan.remove`."""
     carried = getattr(model, "carried_plan", None)
-    other = plan.framework != "mxnet"  # then `plan.adapted(model)` was applied
-    if carried is not None and (carried.plan == plan or (other and carried.plan.fingerprint == plan.fingerprint)):
+    if carried is not None and plan.undoes(carried.plan):
         model.carried_plan = None
     return model
 

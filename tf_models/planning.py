@@ -127,11 +127,7 @@ def apply_plan(plan: Plan, model: ZooModel) -> ZooModel:
 def remove_plan(plan: Plan, model: ZooModel) -> ZooModel:
     """See `zoo.planner.Plan.remove`."""
     carried = getattr(model, "carried_plan", None)
-    if (
-        carried is not None
-        and carried.plan is not None
-        and (carried.plan == plan or (plan.framework != "tensorflow" and carried.plan.fingerprint == plan.fingerprint))
-    ):
+    if carried is not None and plan.undoes(carried.plan):
         model.carried_plan = None
     return model
 

@@ -49,8 +49,7 @@ def apply_plan(plan: Plan, model: nn.Module) -> nn.Module:
 def remove_plan(plan: Plan, model: nn.Module) -> nn.Module:
     """See `zoo.planner.Plan.remove`."""
     root = planned_root(model)
-    other = plan.framework != "torch"  # then `plan.adapted(model)` was applied
-    if root is not None and (root.plan == plan or (other and root.plan.fingerprint == plan.fingerprint)):
+    if root is not None and plan.undoes(root.plan):
         _uninstall(root, model)
     return model
 

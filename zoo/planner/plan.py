@@ -117,6 +117,12 @@ class Plan:
         framework = frameworks.framework_of(model) or self.framework
         return frameworks.load(framework).remove_plan(self, model)
 
+    def undoes(self, carried: Plan | None) -> bool:
+        """Whether `remove` takes away what a model carries out: this plan, or its form for the model's framework."""
+        if carried is None:
+            return False
+        return carried == self or (carried.framework != self.framework and carried.fingerprint == self.fingerprint)
+
     def is_of_other_model(self, fingerprint: str, kind: str) -> str:
         """Why the plan is not for a model of such a fingerprint; "" = it is."""
         if fingerprint == self.fingerprint:
