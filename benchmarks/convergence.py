@@ -1,7 +1,7 @@
 """Test accuracy of a network on real images, trained exactly and with compression, over several seeds.
 
 Run: python benchmarks/convergence.py [--schemes 2 4] [--seeds 3] [--epochs 8] [--depth 40] [--csv FILE]
-     python benchmarks/convergence.py --model resnet20 --schemes 8 4 2 L3 gact:4 autoquantz autoquant-sr
+     python benchmarks/convergence.py --model resnet20 --schemes 8 4 2 L3 gact:4 autoquantz autoquant-sr --workers 2
      python benchmarks/convergence.py --model resnet20 --grid           GridQuantZ: the narrowest quantz that does
      python benchmarks/convergence.py --model resnet50 --data cifar10 --epochs 300 --lr 0.1 --device cuda \\
          --schemes quant8 quantz8 autoquant autoquantz autoquant-sr L3  AC-GC's table (days on a CPU)
@@ -13,7 +13,10 @@ points to the exact network of the same seed.
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import dataclasses
+import multiprocessing
+import os
 import statistics
 import sys
 import time
@@ -55,8 +58,18 @@ def build(scheme: str, arguments: argparse.Namespace, classes: int) -> Any:
     return pytorch_models.build_model(config, policy)
 
 
-def train(scheme: str, seed: int, arguments: argparse.Namespace, data: Any) -> dict[str, Any]:
+def read(arguments: argparse.Namespace) -> Any:
+    """The data set, cut to `--limit`."""
+    data = in_colour(zoo.data.load(arguments.data))
+    if arguments.limit is None:
+        return data
+    images, labels = (part[: arguments.limit] for part in (data.train_images, data.train_labels))
+    return dataclasses.replace(data, train_images=images, train_labels=labels)
+
+
+def train(scheme: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """One run: test accuracy of the last epoch's weights in percent, seconds, saved bytes of a step."""
+    data = read(arguments)
     pytorch_models.set_seed(seed)
     model = build(scheme, arguments, len(data.classes))
     options = TrainingOptions(
@@ -119,6 +132,23 @@ def narrowest(rows: list[dict[str, Any]]) -> str:
     return next((s for s in GRID if s in means and means[s] >= means[EXACT] - WITHIN), "none is near enough")
 
 
+def train_all(schemes: list[str], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every scheme with every seed, in processes of their own; told, and written to `--csv`, as they end."""
+    workers = max(arguments.workers, 1)
+    os.environ["OMP_NUM_THREADS"] = str(max((os.cpu_count() or 1) // workers, 1))  # read when a process starts
+    runs = [(scheme, seed) for seed in range(arguments.seeds) for scheme in schemes]
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+        asked = {pool.submit(train, *run, arguments): run for run in runs}
+        for done in concurrent.futures.as_completed(asked):
+            scheme, seed = asked[done]
+            found[scheme, seed] = row = done.result()
+            print(f"{scheme:>12} seed {seed}: {row['accuracy']:.2f} %, {row['seconds']:.0f} s", flush=True)
+            write_csv(arguments.csv, [found[run] for run in runs if run in found])
+    return [found[run] for run in runs]
+
+
 def main() -> None:
     """Train and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -135,31 +165,23 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64, help="images per step (default 64)")
     parser.add_argument("--lr", type=float, default=0.1, help="learning rate (default 0.1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    parser.add_argument("--workers", type=int, default=1, help="runs at once, which share the cores (default 1)")
     parser.add_argument("--csv", type=Path, help="also write every run to this file")
     arguments = parser.parse_args()
-    data = in_colour(zoo.data.load(arguments.data))
-    if arguments.limit is not None:
-        images, labels = (part[: arguments.limit] for part in (data.train_images, data.train_labels))
-        data = dataclasses.replace(data, train_images=images, train_labels=labels)
     name = f"DenseNet-BC-{arguments.depth} k=12" if arguments.model == "densenet" else arguments.model
     print(
         f"{name} on {arguments.data}, {arguments.epochs} epochs, batch {arguments.batch}, "
-        f"{arguments.seeds} seeds; {measured_with(arguments.device)}",
+        f"{arguments.seeds} seeds, {arguments.workers} at once; {measured_with(arguments.device)}",
         flush=True,
     )
     given = GRID if arguments.grid else arguments.schemes
     schemes = [EXACT, *(scheme for scheme in given if scheme != EXACT)]
-    rows = []
-    for seed in range(arguments.seeds):
-        for scheme in schemes:
-            rows.append(train(scheme, seed, arguments, data))
-            print(f"{scheme:>10} seed {seed}: {rows[-1]['accuracy']:.2f} %, {rows[-1]['seconds']:.0f} s", flush=True)
+    rows = train_all(schemes, arguments)
     print(as_table(rows))
     if arguments.data == "cifar10":
         print(PUBLISHED)
     if arguments.grid:
         print(f"GridQuantZ: {narrowest(rows)}")
-    write_csv(arguments.csv, rows)
 
 
 if __name__ == "__main__":
