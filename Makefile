@@ -5,7 +5,7 @@
 WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help demo test test-quick test-full lint bench clean environment environment-demo
+.PHONY: help demo test test-quick test-full lint bench clean environment environment-full environment-demo
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -19,7 +19,7 @@ test: lint ## what CI runs: lint and every test but the long forms (under 15 min
 test-quick: environment ## a representative few tests (under 2 minutes)
 	$(PYTEST) -m "quick and not slow"
 
-test-full: lint ## everything, long forms too
+test-full: environment-full lint ## everything: long forms, and the trainers that adapters are for
 	$(PYTEST)
 
 lint: environment ## ruff (rules and format) and mypy
@@ -36,6 +36,9 @@ clean: ## remove .venv and caches; runs/ and data/ stay
 
 environment:
 	@sh .ci/install torch,tensorflow,mxnet,demo,dev
+
+environment-full: environment
+	@sh .ci/install torch,tensorflow,mxnet,demo,dev,trainers
 
 environment-demo:
 	@sh .ci/install torch,demo

@@ -32,7 +32,7 @@ def modules() -> list[str]:
 def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     if name in OPTIONAL:
-        pytest.importorskip(OPTIONAL[name], reason=f"{name} needs {OPTIONAL[name]}, which is no dependency")
+        pytest.importorskip(OPTIONAL[name], reason=f"{name} needs {OPTIONAL[name]}: make test-full installs it")
     module = importlib.import_module(name)
     result = doctest.testmod(module, extraglobs={"zoo": zoo}, optionflags=doctest.ELLIPSIS)
     assert result.failed == 0

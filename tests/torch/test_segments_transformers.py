@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 transformers = pytest.importorskip(
-    "transformers", reason="transformers is no dependency: pip install transformers==5.23.0 to run these"
+    "transformers", reason="transformers is no dependency: make test-full installs it and runs these"
 )
 
 from pytorch_models import checkpoint_segments  # noqa: E402
