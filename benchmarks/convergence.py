@@ -20,6 +20,7 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,17 +124,23 @@ def as_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def narrowest(rows: list[dict[str, Any]]) -> str:
-    """The scheme of fewest bits whose mean accuracy is within `WITHIN` points of the exact network's."""
+def narrowest(rows: list[dict[str, Any]]) -> str | None:
+    """The scheme of fewest bits whose mean accuracy is within `WITHIN` points of the exact network's; None if none."""
     means = {
         scheme: statistics.fmean(row["accuracy"] for row in rows if row["scheme"] == scheme)
         for scheme in dict.fromkeys(row["scheme"] for row in rows)
     }
-    return next((s for s in GRID if s in means and means[s] >= means[EXACT] - WITHIN), "none is near enough")
+    return next((s for s in GRID if s in means and means[s] >= means[EXACT] - WITHIN), None)
 
 
-def train_all(schemes: list[str], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every scheme with every seed, in processes of their own; told, and written to `--csv`, as they end."""
+def train_all(
+    schemes: Sequence[str], arguments: argparse.Namespace, before: Sequence[dict[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    """Every scheme with every seed, in processes of their own; told, and written to `--csv`, as they end.
+
+    Args:
+        before: rows that are there already, which come first.
+    """
     workers = max(arguments.workers, 1)
     os.environ["OMP_NUM_THREADS"] = str(max((os.cpu_count() or 1) // workers, 1))  # read when a process starts
     runs = [(scheme, seed) for seed in range(arguments.seeds) for scheme in schemes]
@@ -145,8 +152,18 @@ def train_all(schemes: list[str], arguments: argparse.Namespace) -> list[dict[st
             scheme, seed = asked[done]
             found[scheme, seed] = row = done.result()
             print(f"{scheme:>12} seed {seed}: {row['accuracy']:.2f} %, {row['seconds']:.0f} s", flush=True)
-            write_csv(arguments.csv, [found[run] for run in runs if run in found])
-    return [found[run] for run in runs]
+            write_csv(arguments.csv, [*before, *(found[run] for run in runs if run in found)])
+    return [*before, *(found[run] for run in runs)]
+
+
+def search_grid(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """From the narrowest width upwards, to the first that does."""
+    rows = train_all((EXACT, GRID[0]), arguments)
+    for scheme in GRID[1:]:
+        if narrowest(rows) is not None:
+            break
+        rows = train_all((scheme,), arguments, rows)
+    return rows
 
 
 def main() -> None:
@@ -157,7 +174,9 @@ def main() -> None:
     parser.add_argument("--model", default="densenet", help="densenet (of --depth), or a name of python -m zoo list")
     parser.add_argument("--data", default="mnist5k", help="a data set of images (default mnist5k)")
     parser.add_argument(
-        "--grid", action="store_true", help="GridQuantZ: quantz2 to quantz16, and the narrowest that does"
+        "--grid",
+        action="store_true",
+        help="GridQuantZ: quantz2, quantz3 ... quantz16, up to the first within 0.1 points of exact",
     )
     parser.add_argument("--epochs", type=int, default=8, help="passes over the images (default 8)")
     parser.add_argument("--depth", type=int, default=40, help="of DenseNet-BC, growth rate 12 (default 40)")
@@ -174,14 +193,13 @@ def main() -> None:
         f"{arguments.seeds} seeds, {arguments.workers} at once; {measured_with(arguments.device)}",
         flush=True,
     )
-    given = GRID if arguments.grid else arguments.schemes
-    schemes = [EXACT, *(scheme for scheme in given if scheme != EXACT)]
-    rows = train_all(schemes, arguments)
+    schemes = [EXACT, *(scheme for scheme in arguments.schemes if scheme != EXACT)]
+    rows = search_grid(arguments) if arguments.grid else train_all(schemes, arguments)
     print(as_table(rows))
     if arguments.data == "cifar10":
         print(PUBLISHED)
     if arguments.grid:
-        print(f"GridQuantZ: {narrowest(rows)}")
+        print(f"GridQuantZ: {narrowest(rows) or 'none is near enough'}")
 
 
 if __name__ == "__main__":
