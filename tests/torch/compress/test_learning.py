@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 import torch
-from compress.small_nets import gradient, images, loss_of, residual, saved_bytes
+from compress.small_nets import images, loss_of, residual, saved_bytes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -73,14 +73,13 @@ def test_a_norm_of_few_values_a_channel_gets_four_bits() -> None:
 
 
 def test_statistics_may_move_before_the_backward_pass() -> None:
-    model = compress(residual(), "8").eval()
-    exact = gradient(residual().eval(), images())
-    model.zero_grad()
+    plain, model = residual().eval(), compress(residual(), "8").eval()
+    loss_of(plain, images()).backward()
     loss = loss_of(model, images())
-    model.train()(images(seed=3) * 9)
+    model.train()(images(seed=3) * 90 + 90)
     loss.backward()
-    found = torch.cat([p.grad.flatten().double() for p in model.parameters()])
-    assert float((found - exact).norm()) < 0.1 * float(exact.norm())
+    for exact, found in ((plain.norm1, model.norm1), (plain.norm2, model.norm2)):
+        assert float((found.weight.grad - exact.weight.grad).norm()) < 0.1 * float(exact.weight.grad.norm())
 
 
 class Expanded(nn.Module):
@@ -96,7 +95,8 @@ def test_what_hooks_leave_as_it_is_is_freed_and_not_made_larger() -> None:
     gc.disable()
     try:
         with gact(model, 8):
-            assert saved_bytes(model, lambda: model(values), values) < plain
+            coded = 2 * values.numel() * (8 + 32 / 256) / 8  # of the product's other factor and of the square's input
+            assert saved_bytes(model, lambda: model(values), values) < 1.1 * coded < plain
             outputs = model(values)
             alive = weakref.ref(outputs)
             del outputs
