@@ -203,6 +203,8 @@ def find_modules(model: nn.Module, names: str | Iterable[str]) -> dict[str, nn.M
     Raises:
         ValueError, TypeError: as `checkpoint_segments`.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"segments are parts of a torch.nn.Module, not of {model!r}")
     if not isinstance(names, Iterable):
         raise TypeError(f"names of modules must be a string or several, not {names!r}")
     patterns = [names] if isinstance(names, str) else list(names)

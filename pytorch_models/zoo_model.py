@@ -113,8 +113,14 @@ def check_images(family: str, images: Tensor, channels: int) -> None:
     """Refuse what are no images of so many channels.
 
     Raises:
+        TypeError: no tensor, or one of integers.
         ValueError: another shape than (N, channels, height, width).
     """
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        came = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(
+            f"{family} needs images of a floating dtype, not {came}: give a tensor, as in images.float() / 255"
+        )
     if images.dim() != 4 or images.shape[1] != channels:
         needed = f"(N, {channels}, height, width)"
         raise ValueError(f"{family} needs images of shape {needed}, not {tuple(images.shape)}")

@@ -73,6 +73,10 @@ def compress(
         raise TypeError(f"compress: a torch.nn.Module is needed, not {type(model).__name__}")
     if bits is not None:
         scheme = bits
+    if isinstance(num_samples, bool) or not isinstance(num_samples, int):
+        raise TypeError(f"compress: num_samples must be the training set's size, an integer, not {num_samples!r}")
+    if num_samples < 0:
+        raise ValueError(f"compress: num_samples must be the training set's size, or 0 for none, not {num_samples}")
     asked = find_scheme(scheme)
     _refuse_again(model)
     _say_what_is_missing(model, asked)

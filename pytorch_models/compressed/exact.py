@@ -46,7 +46,11 @@ def pack_exactly(tensor: Tensor, watch: OperatorWatch | None) -> Kept | None:
         return None
     if made_by(tensor) == "Relu" and is_own_output(tensor):
         return codes.pack_mask(tensor)
-    if is_own_output(tensor) or watch is None:
+    if watch is None:
+        return None
+    if name in ("leaky_relu", "leaky_relu_") and watch.argument(1, "negative_slope", 0.01) >= 0:
+        return codes.pack_mask(tensor, on=1.0, off=-1.0)  # of its input or, in place, of its output: signs are the same
+    if is_own_output(tensor):
         return None
     if name in SHAPE_ONLY:
         return codes.pack_shape(tensor)
@@ -55,8 +59,6 @@ def pack_exactly(tensor: Tensor, watch: OperatorWatch | None) -> Kept | None:
         low, high = (0.0, 6.0) if name == "relu6" else (low, high)
         inside = dense.dense((tensor > low) & (tensor < high)).to(tensor.dtype)
         return codes.pack_mask(inside, on=(low + high) / 2, off=high + 1)
-    if name == "leaky_relu" and watch.argument(1, "negative_slope", 0.01) >= 0:
-        return codes.pack_mask(tensor, on=1.0, off=-1.0)
     return None
 
 

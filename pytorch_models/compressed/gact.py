@@ -22,7 +22,7 @@ from pytorch_models.compressed.exact import pack_exactly
 from pytorch_models.compressed.hooked_forward import HookedForward, hook_forward, unhook_forward
 from pytorch_models.compressed.known import KnownTensors
 from pytorch_models.compressed.recording import Recording, ThreadState, check_bits, pack_with_own_statistics
-from pytorch_models.compressed.saved_by import OperatorWatch, is_parameter, least_bits
+from pytorch_models.compressed.saved_by import OperatorWatch, holds_log_probabilities, is_parameter, least_bits
 from pytorch_models.compressed.swapping import to_device, to_host
 from pytorch_models.compression import NoiseSeeds
 from pytorch_models.kernel_arrays import backend_of
@@ -31,6 +31,7 @@ from pytorch_models.saving.own import is_own
 from zoo import bits as bit_rules
 
 SMALLEST = 256  # values; what is smaller gains nothing
+LEAST_LOGARITHM = -24.0  # of a probability that float32 gradients tell from 0
 
 
 @contextlib.contextmanager
@@ -251,12 +252,13 @@ class Controller:
         if not tensor.requires_grad or not dense.can_be_coded(tensor):
             return None
         recording = self._thread.recording
-        name = None if recording is None else recording.watch.name
-        floor = least_bits(name, tensor)
+        watch = None if recording is None else recording.watch
+        floor = least_bits(watch, tensor)
         if floor is None:
             return None
-        normalised = name in ("batch_norm", "instance_norm") and tensor.dim() > 2
-        purpose = "normalised" if normalised else f"values {floor}"
+        normalised = watch is not None and watch.name in ("batch_norm", "instance_norm") and tensor.dim() > 2
+        logarithms = holds_log_probabilities(watch, tensor)
+        purpose = "normalised" if normalised else "log probabilities" if logarithms else f"values {floor}"
         found = self._known.find(tensor, purpose)
         if found is not None:
             return found
@@ -270,7 +272,8 @@ class Controller:
                 seed, bits = self.automatic.choose(slot, tensor.numel(), floor, seed)
         if bits >= bit_rules.KEEP:
             return None
-        kept = pack_with_own_statistics(tensor, bits, seed) if normalised else codes.pack_values(tensor, (bits,), seed)
+        values = tensor.detach().clamp_min(LEAST_LOGARITHM) if logarithms else tensor
+        kept = pack_with_own_statistics(values, bits, seed) if normalised else codes.pack_values(values, (bits,), seed)
         kept = self._remember(tensor, purpose, kept)
         if recording is not None:
             recording.packed.append((slot, kept))

@@ -73,7 +73,7 @@ class NormFunction(torch.autograd.Function):
             others = [dimension for dimension in range(gradient.dim()) if dimension != 1]
             return d_inputs, None, gradient.sum(others) if ctx.needs_input_grad[2] else None, None, None
         inputs = call.packed.kept.code.unpack(to_device(tuple(parts), gradient.device))
-        running = (None, None) if call.batch_statistics else (mean, (inv_std.square().reciprocal() - call.norm.eps))
+        running = (None, None) if call.batch_statistics else _as_buffers(call.norm, mean, inv_std)
         d_inputs, d_weight, d_bias = torch.ops.aten._batch_norm_impl_index_backward(
             ctx.kind, inputs, gradient.contiguous() if inputs.is_contiguous() else gradient, weight, *running,
             mean if call.batch_statistics else None, inv_std if call.batch_statistics else None,
@@ -84,6 +84,13 @@ class NormFunction(torch.autograd.Function):
             d if need else None for d, need in zip((d_weight, d_bias), ctx.needs_input_grad[1:3], strict=True)
         )
         return d_inputs, d_weight, d_bias, None, None
+
+
+def _as_buffers(norm: _BatchNorm, mean: Tensor, inv_std: Tensor) -> tuple[Tensor, Tensor]:
+    """Running mean and variance of the forward pass, in the dtype that PyTorch's operator found them in."""
+    assert norm.running_mean is not None, "a norm without running statistics uses the batch's"
+    dtype = norm.running_mean.dtype
+    return mean.to(dtype), (inv_std.square().reciprocal() - norm.eps).to(dtype)
 
 
 class JointNormFunction(torch.autograd.Function):

@@ -1,7 +1,8 @@
 """Which operator is saving a tensor, and what its gradient needs of it: the rules that keep gradients unbiased.
 
-An operator whose gradient is linear in what it saves may save it in few bits. One whose gradient bends (softmax, GELU,
-powers) gets at least 8. One that decides by a saved value's sign or order keeps it, or exact bits of it.
+An operator whose gradient is linear in what it saves may save it in few bits. One whose gradient bends gently (softmax,
+GELU, squares) gets at least 8. Any other keeps what it saves, or exact bits of it: it may decide by a value's sign or
+order, divide by it (logarithms, roots, quotients), or be undefined a step further on (arc cosine).
 """
 
 from __future__ import annotations
@@ -44,54 +45,22 @@ SHAPE_ONLY = frozenset(
 ) | {"max_pool2d_with_indices"}
 MASKED_BY_RANGE = frozenset(("relu6", "hardtanh"))
 DROPOUTS = frozenset(("dropout", "dropout1d", "dropout2d", "dropout3d", "native_dropout", "feature_dropout"))
-# Their gradients ask for signs, or for what is largest: never to be told from a rounded value.
-DECIDING = frozenset(
+# Their gradients bend gently in what they save, or are linear in part of it.
+SMOOTH = frozenset(
     [
-        "abs",
-        "absolute",
-        "__abs__",
-        "clamp",
-        "clamp_",
-        "clip",
-        "clamp_min",
-        "clamp_max",
-        "elu",
-        "elu_",
-        "selu",
-        "celu",
-        "prelu",
-        "rrelu",
-        "hardswish",
-        "hardsigmoid",
-        "hardshrink",
-        "softshrink",
-        "threshold",
-        "hardtanh_",
-        "leaky_relu_",
-        "maximum",
-        "minimum",
-        "max",
-        "min",
-        "amax",
-        "amin",
-        "topk",
-        "sort",
-        "median",
-        "fmod",
-        "remainder",
-        "norm",
-        "l1_loss",
-        "smooth_l1_loss",
-        "huber_loss",
-        "hinge_embedding_loss",
-        "margin_ranking_loss",
-        "cdist",
-        "logsumexp",
+        *("gelu", "silu", "silu_", "mish", "mish_", "tanh", "tanh_", "sigmoid", "sigmoid_", "special_expit", "glu"),
+        *("softplus", "log_sigmoid", "sin", "cos", "exp", "exp_", "exp2", "expm1", "erf", "erfc", "atan", "asinh"),
+        *("softmax", "log_softmax", "softmin", "gumbel_softmax", "square", "var", "var_mean", "lerp", "addcmul"),
+        *("scaled_dot_product_attention", "multi_head_attention_forward", "linalg_multi_dot", "chain_matmul", "kron"),
+        *("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"),
+        *("cross_entropy", "nll_loss", "mse_loss", "kl_div", "binary_cross_entropy_with_logits", "soft_margin_loss"),
     ]
 )
+POWERS = frozenset(("pow", "pow_", "__pow__", "float_power"))
+LOG_PROBABILITIES = frozenset(("cross_entropy", "nll_loss"))  # which read them for their shape at most
 SMOOTH_BITS = 8
 NORM_BITS, LONG_ROW = 4, 512  # a norm's own bias is the rounding variance over a row's length
-BENT_OUTPUTS = ("Softmax", "LogSoftmax", "SafeSoftmax", "Tanh", "Sigmoid", "Exp", "Sqrt", "Rsqrt", "Reciprocal", "Pow")
+BENT_OUTPUTS = ("Softmax", "LogSoftmax", "SafeSoftmax", "Tanh", "Sigmoid", "Exp")
 
 
 class OperatorWatch(TorchFunctionMode):
@@ -157,18 +126,36 @@ def is_parameter(tensor: Tensor) -> bool:
     return False
 
 
-def least_bits(name: str | None, tensor: Tensor) -> int | None:
+def holds_log_probabilities(watch: OperatorWatch | None, tensor: Tensor) -> bool:
+    """Whether a tensor is a log-softmax, saved by that itself or by a loss that reads it.
+
+    The gradient asks for its exponential, which vanishes long before the values that masked scores have (-1e9, -inf).
+    """
+    if made_by(tensor).removeprefix("_") != "LogSoftmax":
+        return False
+    return is_own_output(tensor) or (watch is not None and watch.name in LOG_PROBABILITIES)
+
+
+def least_bits(watch: OperatorWatch | None, tensor: Tensor) -> int | None:
     """The fewest bits an operator may save a floating tensor in; None = it must keep it.
 
     Args:
-        name: of the operator, or None where it is not known.
+        watch: tells the operator, or None where it is not known.
     """
     if is_own_output(tensor) and made_by(tensor).removeprefix("_") in BENT_OUTPUTS:
         return SMOOTH_BITS
-    if name is None:
+    name = None if watch is None else watch.name
+    if watch is None or name is None:
         return 1
-    if name in DECIDING:
-        return None
     if name in NORMS:
         return 1 if tensor.shape[-1] >= LONG_ROW or name == "group_norm" else NORM_BITS
-    return 1 if name in LINEAR else SMOOTH_BITS
+    if name in LINEAR:
+        return 1
+    return (
+        SMOOTH_BITS if name in SMOOTH or (name in POWERS and _is_gentle(watch.argument(1, "exponent", None))) else None
+    )
+
+
+def _is_gentle(exponent: object) -> bool:
+    """Whether the derivative of a power is defined, and does not explode, near 0."""
+    return isinstance(exponent, int | float) and (exponent == 1 or exponent >= 2)

@@ -108,7 +108,7 @@ class Site:
             return self._counted(kept, tensor.numel())
         per_channel = tensor.numel() // max(tensor.shape[1], 1)
         floor = 4 if per_channel < FEW else 1
-        widths = tuple(max(width, floor) for width in self._widths(tensor))
+        widths = self._widths(tensor, floor)
         return self._packed(codes.pack_normalised(tensor, mean, inv_std, widths, seed), widths)
 
     def _counted(self, kept: Kept, count: int) -> Packed:
@@ -121,7 +121,7 @@ class Site:
         self.least = max(int(self.scheme.bits or 1), 1)
         self._note(zhat, indices)
         floor = 4 if row < FEW else 1
-        widths = tuple(max(width, floor) for width in self._widths(zhat))
+        widths = self._widths(zhat, floor)
         return self._packed(codes.pack_values(zhat, widths, seed), widths)
 
     def _packed(self, kept: Kept, widths: tuple[int, ...]) -> Packed:
@@ -183,11 +183,12 @@ class Site:
         self.count, self.items = tensor.numel(), tensor.shape[0] if tensor.dim() else 1
         self._indices = indices
 
-    def _widths(self, tensor: Tensor) -> tuple[int, ...]:
-        """Bits of every sample, or one width for all."""
+    def _widths(self, tensor: Tensor, floor: int = 0) -> tuple[int, ...]:
+        """Bits of every sample, or one width for all; none below `floor`."""
         if not self.scheme.adaptive or tensor.dim() < 2 or tensor.shape[0] == 0:
-            self.last_bits = float(self.scheme.bits or 0)
-            return (int(self.scheme.bits or 0),)
+            width = max(int(self.scheme.bits or 0), floor)
+            self.last_bits = float(width)
+            return (width,)
         flat = dense.rows(tensor, tensor.shape[0]) if dense.samples_lie_apart(tensor) else tensor.flatten(1)
         weights = torch.linalg.vector_norm(flat.float(), dim=1).square()
         if self._per_index is not None and self._indices is not None and len(self._indices) == len(weights):
@@ -199,8 +200,9 @@ class Site:
         else:
             average, sizes = max(self.average, 1.0), [1.0] * len(weights)
             widths = bit_rules.allocate(weights.cpu().numpy(), sizes, average, least=self.least).tolist()
-        self.last_bits = sum(widths) / len(widths)
-        return tuple(int(width) for width in widths)
+        found = tuple(max(int(width), floor) for width in widths)
+        self.last_bits = sum(found) / len(found)
+        return found
 
     def _running(self, square: Tensor) -> Tensor:
         """Half of what is known of each sample and half of what came; all of what came at the first visit."""

@@ -89,7 +89,7 @@ def read_chain(
     """Facts and parameters of a chain whose steps are known to be eligible.
 
     Raises:
-        ValueError: inputs that a norm refuses.
+        ValueError: inputs that a norm refuses, or in another dtype than the first convolution.
     """
     parameters: list[Tensor | None] = []
     units = []
@@ -114,6 +114,8 @@ def read_chain(
         if first.batch_statistics and first.group is None:
             check_batch_has_a_variance(inputs.shape)
     dtype = _compute_dtype(inputs, [parameters[unit.parameters][2] for unit in units])
+    if first.norm is None and inputs.dtype != dtype and autocast_dtype_of(inputs.device) is None:
+        raise ValueError(f"a convolution in {dtype} got inputs in {inputs.dtype}: give inputs.to({dtype}), or autocast")
     codec = keeping.codec
     coded = tuple(
         codec is not None and (inputs_coded if unit.norm is None else unit.activation.may_be_coded) for unit in units

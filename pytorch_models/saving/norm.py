@@ -45,6 +45,8 @@ def move_running_statistics(norm: _BatchNorm, mean: Tensor, variance: Tensor, co
     if not (norm.training and norm.track_running_stats) or norm.running_mean is None or norm.running_var is None:
         return
     momentum = count_batch(norm)
+    if not isinstance(count, Tensor) and count == 0:
+        return  # an empty batch is counted, and moves nothing
     if isinstance(count, Tensor):
         unbiased = variance * (count / (count - 1).clamp_min(1)).to(variance.dtype)
     else:

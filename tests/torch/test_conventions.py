@@ -155,6 +155,10 @@ def test_channels_of_the_images() -> None:
     assert zoo.measure(model, batch_size=2).input_shape == (2, 1, 32, 32)
     with pytest.raises(ValueError, match=r"images of shape \(N, 1, height, width\), not \(2, 3, 8, 8\)"):
         model(torch.zeros(2, 3, 8, 8))
+    with pytest.raises(TypeError, match=r"floating dtype, not torch\.uint8.*float\(\) / 255"):
+        model(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    with pytest.raises(TypeError, match="not list"):
+        model([1])
 
 
 @pytest.mark.quick

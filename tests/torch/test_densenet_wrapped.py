@@ -154,8 +154,14 @@ def step_without_random(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def test_an_empty_batch_trains_like_the_plain_model() -> None:
-    for model in efficient_pair():
-        assert model(torch.zeros(0, 3, 8, 8, dtype=torch.float64)).shape == (0, 5)
+    plain, other = efficient_pair()
+    for model in (plain, other):
+        outputs = model(torch.zeros(0, 3, 8, 8, dtype=torch.float64))
+        outputs.sum().backward()
+        assert outputs.shape == (0, 5)
+        assert not any(parameter.grad.any() for parameter in model.parameters())
+    for name, buffer in plain.named_buffers():
+        assert torch.equal(other.get_buffer(name), buffer), name
 
 
 def test_measuring_gives_buffers_back_where_moving_replaces_them() -> None:

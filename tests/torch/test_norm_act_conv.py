@@ -250,7 +250,7 @@ def test_what_cannot_be_fused_runs_plainly_and_says_so(
     assert torch.equal(found, nn.Sequential(*modules)(random_inputs()))
 
 
-def test_shortcuts_that_cannot_be_added() -> None:
+def test_shortcuts_and_inputs_that_do_not_fit() -> None:
     convolution, norm, relu = fresh(nn.Conv2d(4, 6, 1), nn.BatchNorm2d(6), nn.ReLU())
     steps = [Step(None, None, convolution), Step(norm, relu, None)]
     with pytest.raises(ValueError, match=r"shortcut of shape \(5, 4, 7, 6\) cannot be added to \(5, 6, 7, 6\)"):
@@ -258,6 +258,8 @@ def test_shortcuts_that_cannot_be_added() -> None:
     steps[1] = Step(norm, nn.SiLU(), None)
     with pytest.warns(PlainPathWarning, match="a SiLU after a sum needs its input"):
         chain(random_inputs(), steps, shortcut=random_inputs((5, 6, 7, 6)))
+    with pytest.raises(ValueError, match=r"in torch.float64 got inputs in torch.float32: give inputs.to"):
+        chain(random_inputs().float(), steps)
 
 
 def test_double_backward_is_refused_with_a_way_out() -> None:

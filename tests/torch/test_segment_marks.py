@@ -100,6 +100,8 @@ def test_names_that_do_not_exist_or_cannot_be_called() -> None:
         checkpoint_segments(model, [3])
     with pytest.raises(TypeError, match="must be a string or several, not 3"):
         checkpoint_segments(small_net(), 3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"parts of a torch\.nn\.Module, not of 3"):
+        checkpoint_segments(3, "0")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"layers is a ModuleList, which is never called itself.*layers\.\*"):
         checkpoint_segments(nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(2, 2)])}), "layers")
     with pytest.raises(TypeError, match="TorchScript"):

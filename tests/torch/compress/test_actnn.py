@@ -199,6 +199,8 @@ def test_converting_twice_is_refused() -> None:
         compress(model)
     with pytest.raises(TypeError, match="Module"):
         compress("resnet50")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"num_samples must be .* or 0 for none, not -3"):
+        compress(residual(), num_samples=-3)
 
 
 def test_second_derivatives_are_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -90,6 +91,58 @@ def test_masks_and_positions_are_exact(layer: nn.Module) -> None:
     with gact(model, 1):
         assert torch.equal(input_gradient(), plain)
         assert saved_bytes(model, lambda: model(inner * 1.0), inner) < ordinary / 3
+
+
+def test_what_decides_divides_or_has_a_pole_is_kept_exactly() -> None:
+    """`values` in (-1, 1), `positive` in (0, 1): rounding would step over a bound, a sign or a pole."""
+    functions: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "acos": lambda values, positive: values.acos(),
+        "log": lambda values, positive: positive.log(),
+        "sqrt": lambda values, positive: positive.sqrt(),
+        "power": lambda values, positive: positive**1.5,
+        "quotient": lambda values, positive: 1 / positive,
+        "entropy": lambda values, positive: F.binary_cross_entropy(positive, torch.full_like(positive, 0.3)),
+        "threshold": lambda values, positive: F.threshold(values, 0.1, 0.0),
+        "leaky in place": lambda values, positive: F.leaky_relu(values, 0.2, inplace=True),
+        "larger": lambda values, positive: torch.fmax(values, positive),
+        "sign": lambda values, positive: torch.copysign(positive, values),
+    }
+    base = torch.linspace(-0.9999, 0.9999, 2048).view(8, 256)
+    for name, function in functions.items():
+        model = Applied(function)
+        plain = leaf_gradient(model, base)
+        with gact(model, 1):
+            assert torch.equal(leaf_gradient(model, base), plain), name
+
+
+def test_masked_scores_do_not_drown_the_others() -> None:
+    base = torch.linspace(-3, 3, 2048).view(8, 256)
+    for mask in (-1e9, float("-inf")):
+        scores = lambda values, _, mask=mask: values.masked_fill(torch.arange(256) % 3 == 0, mask)  # noqa: E731
+        model = Applied(lambda *given, scores=scores: F.cross_entropy(scores(*given) * 2, torch.ones(8).long()))
+        plain = leaf_gradient(model, base)
+        with gact(model, 1):
+            found = leaf_gradient(model, base)
+        assert float((found - plain).norm()) < 0.02 * float(plain.norm())
+
+
+class Applied(nn.Module):
+    """A function of values and of their positive twins."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, leaf: Tensor) -> Tensor:
+        values = leaf * 1.0
+        return self.function(values, (values.detach() + leaf) * 0.25 + 0.5)
+
+
+def leaf_gradient(model: nn.Module, base: Tensor) -> Tensor:
+    leaf = base.clone().requires_grad_()
+    model(leaf).sum().backward()
+    assert leaf.grad is not None
+    return leaf.grad
 
 
 @pytest.mark.quick

@@ -75,8 +75,8 @@ def test_a_model_moved_after_conversion(scheme: str) -> None:
     model = compress(residual(), scheme)
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float32):
         model.to(dtype)
-        for _ in range(2):
-            model.zero_grad()
+        for training in (True, False):
+            model.train(training).zero_grad()
             loss_of(model, images().to(dtype)).backward()
         assert all(p.grad.dtype == dtype and p.grad.isfinite().all() for p in model.parameters())
     with pytest.raises(RuntimeError, match="none for tensors on meta"):
