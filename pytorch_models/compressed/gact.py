@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +21,14 @@ from pytorch_models.compressed.codes import Kept
 from pytorch_models.compressed.exact import pack_exactly
 from pytorch_models.compressed.hooked_forward import HookedForward, hook_forward, unhook_forward
 from pytorch_models.compressed.known import KnownTensors
-from pytorch_models.compressed.recording import Recording, ThreadState, check_bits, pack_with_own_statistics
+from pytorch_models.compressed.recording import (
+    Coded,
+    Recording,
+    SavedTensor,
+    ThreadState,
+    check_bits,
+    pack_with_own_statistics,
+)
 from pytorch_models.compressed.saved_by import OperatorWatch, holds_log_probabilities, is_parameter, least_bits
 from pytorch_models.compressed.swapping import to_device, to_host
 from pytorch_models.compression import NoiseSeeds
@@ -57,17 +64,6 @@ def gact(model: nn.Module, bits: int = 4, *, automatic: bool = False) -> Iterato
         yield controller
     finally:
         controller.uninstall()
-
-
-@dataclass(frozen=True)
-class SavedTensor:
-    """What `Controller.quantize` gives: a kept tensor, and the view of it that was saved."""
-
-    kept: Kept
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    whole: bool  # the view fills its storage
-    device: torch.device
 
 
 class Controller:
@@ -158,8 +154,8 @@ class Controller:
             yield
             return
         self._known.forget()
-        self._thread.recording = recording = Recording(OperatorWatch(self._after_operator))
-        self._thread.kept = recording.kept
+        self._thread.recording = recording = Recording(OperatorWatch(self._after_operator), Coded())
+        self._thread.kept, self._thread.coded = recording.kept, recording.coded
         try:
             with saved_tensors_hooks(self.quantize, self.dequantize), recording.watch:
                 yield
@@ -223,6 +219,11 @@ class Controller:
         alive = [kept for reference in self._thread.kept if (kept := reference()) is not None]
         return [part for kept in alive for part in ((kept,) if isinstance(kept, Tensor) else kept.parts)]
 
+    @property
+    def coded(self) -> Coded:
+        """Values that this thread's last forward pass coded, and their bits; what is kept exactly is not counted."""
+        return self._thread.coded
+
     def _stays(self, tensor: Tensor) -> bool:
         if tensor.dim() < 2 or tensor.numel() < SMALLEST or tensor.layout != torch.strided or is_own(tensor):
             return True
@@ -277,6 +278,7 @@ class Controller:
         kept = self._remember(tensor, purpose, kept)
         if recording is not None:
             recording.packed.append((slot, kept))
+            recording.coded.add(tensor.numel(), bits)
         return kept
 
     def _after_operator(self, name: str, arguments: Sequence[Any], keywords: Mapping[str, Any], result: Any) -> None:

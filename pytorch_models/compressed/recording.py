@@ -17,13 +17,48 @@ from zoo import bits as bit_rules
 
 
 @dataclass
+class Coded:
+    """How many values a forward pass coded, and in how many bits together."""
+
+    values: int = 0
+    bits: int = 0
+
+    def add(self, values: int, bits: int) -> None:
+        """So many values more, of so many bits each."""
+        self.values, self.bits = self.values + values, self.bits + values * bits
+
+    @property
+    def average(self) -> float:
+        """Mean bits a value; 0 of none.
+
+        Example:
+            >>> coded = Coded()
+            >>> coded.add(100, 4), coded.add(100, 8), coded.average
+            (None, None, 6.0)
+        """
+        return self.bits / max(self.values, 1)
+
+
+@dataclass
 class Recording:
     """One forward pass."""
 
     watch: OperatorWatch
+    coded: Coded
     slots: int = 0
     packed: list[tuple[int, Kept]] = field(default_factory=list)  # by the operator that runs
     kept: list[weakref.ref[Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class SavedTensor:
+    """What `Controller.quantize` gives: a kept tensor, and the view of it that was saved."""
+
+    kept: Kept
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    whole: bool  # the view fills its storage
+    device: torch.device
 
 
 class ThreadState(threading.local):
@@ -32,6 +67,7 @@ class ThreadState(threading.local):
     def __init__(self) -> None:
         self.recording: Recording | None = None
         self.kept: list[weakref.ref[Any]] = []
+        self.coded = Coded()
 
 
 def pack_with_own_statistics(tensor: Tensor, bits: int, seed: int) -> Kept:

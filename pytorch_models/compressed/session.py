@@ -128,9 +128,11 @@ class Compression:
 
     @property
     def average_bits(self) -> float:
-        """Mean bits a value over everything the layers packed in the last step."""
+        """Mean bits a value over everything that layers and hooks coded in the last step."""
+        values, bits = (self.controller.coded.values, self.controller.coded.bits) if self.controller else (0, 0.0)
         sites = [site for site in self.sites if site.count]
-        return sum(site.last_bits * site.count for site in sites) / max(sum(site.count for site in sites), 1)
+        values, bits = values + sum(site.count for site in sites), bits + sum(s.last_bits * s.count for s in sites)
+        return bits / max(values, 1)
 
     @property
     def published_bits(self) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pytorch_models
-from pytorch_models.compressed import gact
+from pytorch_models.compressed import compress, gact
 
 
 def transformer() -> tuple[nn.Module, Tensor]:
@@ -112,5 +112,12 @@ def test_automatic_bits_keep_their_average_and_lower_the_noise() -> None:
             controller.iterate(lambda: loss_of(model, inputs).backward())
         assert controller.automatic is not None
         assert controller.automatic.average_bits <= 2
+        assert controller.coded.average == pytest.approx(controller.automatic.average_bits, abs=0.5)
         assert len({slot.bits for slot in controller.automatic.slots}) > 1
         assert noise() < uniform
+
+
+def test_average_bits_are_those_of_what_hooks_coded() -> None:
+    model = compress(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Tanh()), "gact:4")
+    model(images())  # the second convolution's input, 14 x 14, in 4 bits, and tanh's output, 12 x 12, in 8
+    assert model.compression.average_bits == pytest.approx((4 * 14**2 + 8 * 12**2) / (14**2 + 12**2))
