@@ -63,6 +63,7 @@ def demo(
     seed: int = TrainingOptions.seed,
     device: str = TrainingOptions.device,
     amp: bool = TrainingOptions.amp,
+    fp16: bool = TrainingOptions.fp16,
     sync_batchnorm: bool = TrainingOptions.sync_batchnorm,
     cuda_graphs: bool = TrainingOptions.cuda_graphs,
     num_workers: int = TrainingOptions.num_workers,
@@ -98,7 +99,8 @@ def demo(
         momentum: Nesterov momentum
         seed: every random draw derives from it
         device: auto (every visible GPU, else the CPU), cpu, cuda, or one GPU as cuda:1
-        amp: mixed precision
+        amp: mixed precision, in bfloat16 where the device has it
+        fp16: mixed precision in float16 with loss scaling: TensorFlow
         sync_batchnorm: several processes normalise with the joint batch's statistics
         cuda_graphs: on one GPU, capture a step once and replay it: saves launches, same numbers
         num_workers: processes that prepare batches
@@ -119,7 +121,7 @@ def demo(
         experiment = experiment.with_data(images, valid_size)
     framework_package = frameworks.load(framework)
     with command.expected_errors(command.USAGE):
-        framework_package.check_device(device, amp)
+        framework_package.check_device(device, amp or fp16)
     framework_package.set_seed(seed)
     with command.expected_errors(command.USAGE):  # flags that the framework does not offer
         network = framework_package.build_model(experiment.config, experiment.policy)
@@ -193,7 +195,7 @@ def keep_within_budget(network: Any, experiment: Experiment, images: Data) -> No
     with command.expected_errors(command.USAGE):
         # Counted, not timed: a resumed run makes the same plan.
         asked = {"budget": experiment.budget, "times": "counted", "framework": experiment.framework}
-        made = zoo.plan(network, shape, **asked, amp=options.amp, device=options.device)
+        made = zoo.plan(network, shape, **asked, amp=options.mixed_precision, device=options.device)
     made.apply(network)
     print("plan    " + "\n        ".join(made.summary().splitlines()[1:]))
 

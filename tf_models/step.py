@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from tf_models.loss_scale import LossScale
 from tf_models.tensorflow_names import tf
 from tf_models.zoo_model import ZooModel
 
+SCALE = "loss_scale"  # in checkpoints
 END_OF_FORWARD = "end_of_forward"  # the operator at which the forward pass has ended
 
 
@@ -35,18 +37,20 @@ def loss_and_right(scores: Any, labels: Any) -> tuple[Any, Any]:
     return tf.reduce_sum(losses), right
 
 
-def make_step(model: ZooModel, mode: str) -> Callable[[Any, Any], tuple[Any, Any, list[Any]]]:
+def make_step(model: ZooModel, mode: str, scale: Any = None) -> Callable[[Any, Any], tuple[Any, Any, list[Any]]]:
     """A function (inputs, labels) -> (loss summed over the batch, right answers, gradients of the mean loss).
 
     Args:
         model: its running statistics move.
         mode: "eager", "graph" or "xla".
+        scale: a variable by which gradients are multiplied, while they are taken; None = 1.
     """
 
     def step(inputs: Any, labels: Any) -> tuple[Any, Any, list[Any]]:
         with tf.GradientTape() as tape:
             total, right = loss_and_right(model(inputs, training=True), labels)
             mean = total / tf.cast(tf.size(labels), total.dtype)
+            mean = mean if scale is None else mean * tf.cast(scale, mean.dtype)
         return total, right, tape.gradient(mean, [one.value for one in model.trainable_variables])
 
     if mode == "eager":
@@ -64,12 +68,16 @@ class StepRunner:
         model: its variables are trained in place.
         momentum: Nesterov's, in [0, 1).
         decay: of weights, on every parameter.
+
+    Attributes:
+        loss_scale: of a model that computes in float16; None for others.
     """
 
     def __init__(self, model: ZooModel, momentum: float, decay: float) -> None:
         self.model, self.momentum, self.decay = model, momentum, decay
         self.velocities = [tf.Variable(tf.zeros_like(one)) for one in model.trainable_variables]
-        self._gradients = make_step(model, "eager")
+        self.loss_scale = LossScale() if model.compute_dtype == "float16" else None
+        self._gradients = make_step(model, "eager", None if self.loss_scale is None else self.loss_scale.value)
         self._train = tf.function(self._update, autograph=False)
         self._evaluate = tf.function(self._scores, autograph=False)
 
@@ -92,12 +100,20 @@ class StepRunner:
         return float(loss), int(right)
 
     def _update(self, inputs: Any, labels: Any, learning_rate: Any) -> tuple[Any, Any]:
-        loss, right, gradients = self._gradients(inputs, labels)
+        loss, right, found = self._gradients(inputs, labels)
+        gradients = [tf.convert_to_tensor(one) for one in found]
+        if self.loss_scale is None:
+            self._descend(gradients, learning_rate)
+        else:
+            gradients, finite = self.loss_scale.unscaled(gradients)
+            self.loss_scale.step(finite, lambda: self._descend(gradients, learning_rate))
+        return loss, right
+
+    def _descend(self, gradients: list[Any], learning_rate: Any) -> None:
         for weight, velocity, gradient in zip(self.model.trainable_variables, self.velocities, gradients, strict=True):
-            gradient = tf.convert_to_tensor(gradient) + self.decay * weight.value
+            gradient = gradient + self.decay * weight.value
             velocity.assign(self.momentum * velocity + gradient)
             weight.assign_sub(tf.cast(learning_rate, gradient.dtype) * (gradient + self.momentum * velocity))
-        return loss, right
 
     def _scores(self, inputs: Any, labels: Any) -> tuple[Any, Any]:
         return loss_and_right(self.model(inputs, training=False), labels)
@@ -108,16 +124,22 @@ class StepRunner:
         return sum(int(np.prod(one.shape)) * tf.as_dtype(one.dtype).size for one in held)
 
     def momentum_arrays(self) -> dict[str, np.ndarray]:
-        """Copies, by number."""
-        return {str(number): one.numpy() for number, one in enumerate(self.velocities)}
+        """Copies, by number; and the loss's scale, if there is one."""
+        arrays = {str(number): one.numpy() for number, one in enumerate(self.velocities)}
+        return arrays if self.loss_scale is None else {**arrays, SCALE: self.loss_scale.to_array()}
 
     def set_momentum(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take over what `momentum_arrays` gave."""
         for number, one in enumerate(self.velocities):
             one.assign(arrays[str(number)])
+        if self.loss_scale is not None:
+            self.loss_scale.take_over(arrays[SCALE])
 
 
-def in_mixed_precision(model: ZooModel, policy: str = "mixed_bfloat16") -> ZooModel:
+BFLOAT16, FLOAT16 = "mixed_bfloat16", "mixed_float16"  # Keras's names
+
+
+def in_mixed_precision(model: ZooModel, policy: str = BFLOAT16) -> ZooModel:
     """A model of the same weights that computes in 16 bits and keeps its variables in float32."""
     made = type(model).from_config({**model.get_config(), "dtype": policy, "name": None})
     for own, given in zip(made.variables, model.variables, strict=True):

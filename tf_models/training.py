@@ -13,7 +13,7 @@ import numpy as np
 from tf_models.allocations import record
 from tf_models.board import board_in
 from tf_models.devices import check_device, device_name, is_out_of_memory, tensorflow_device
-from tf_models.step import StepRunner, in_mixed_precision
+from tf_models.step import BFLOAT16, FLOAT16, StepRunner, in_mixed_precision
 from tf_models.tensorflow_names import tf
 from tf_models.weights import canonical_weights, set_canonical_weights
 from tf_models.zoo_model import ZooModel
@@ -35,17 +35,19 @@ def train(model: ZooModel, data: Data, options: TrainingOptions) -> TrainingResu
     Args:
         model: one of this package's, for images of the data's channels and with its number of classes.
         data: images, or a text.
-        options: the recipe, and the folder to save to. `amp` computes in bfloat16; `num_workers` changes nothing:
-            batches are prepared in this process.
+        options: the recipe, and the folder to save to. `amp` computes in bfloat16, `fp16` in float16 with loss
+            scaling: a step whose gradients overflow is left out; `num_workers` changes nothing: batches are prepared
+            in this process.
 
     Raises:
         TypeError: not one of this package's models.
         ValueError: a device that is not there, a split or folder that does not fit.
-        TrainingError: the loss is not finite, memory ran out, or a checkpoint cannot be read.
+        TrainingError: the loss is not finite, or float16's gradients whatever the scale; memory ran out, or a checkpoint
+            cannot be read.
     """
     if not isinstance(model, ZooModel):
         raise TypeError(f"train: a model of tf_models is needed, not {type(model).__name__}")
-    check_device(options.device, options.amp)
+    check_device(options.device, options.mixed_precision)
     data.split(options.valid_size, options.seed)
     if options.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ValueError("tensorboard=True needs tensorboard: pip install tensorboard")
@@ -68,7 +70,9 @@ class Trainer(ArrayTrainingLoop):
     def __init__(self, model: ZooModel, data: Data, options: TrainingOptions, folder: RunFolder | None) -> None:
         super().__init__(data, options, folder)
         self.given = model
-        self.model = in_mixed_precision(model) if options.amp else model
+        self.model = model
+        if options.mixed_precision:
+            self.model = in_mixed_precision(model, FLOAT16 if options.fp16 else BFLOAT16)
         self.runner = StepRunner(self.model, options.momentum, options.wd)
 
     @property
@@ -96,6 +100,8 @@ class Trainer(ArrayTrainingLoop):
                 loss, right = self.runner.train(*arguments)
             if not np.isfinite(loss):
                 self.refuse_loss(loss / labels.size, epoch, step)
+            if self.runner.loss_scale is not None and self.runner.loss_scale.is_exhausted:
+                self.refuse_loss("not finite even where the loss is not scaled", epoch, step, "a gradient")
             loss_sum += loss
             right_sum += right
             images += size
