@@ -23,6 +23,7 @@ class Launch:
         restarts: how often this machine's launcher has started its processes again after one had failed.
         machines: how many machines they are on.
         launched: whether there was a launcher; without one, this is the only process.
+        by_mxnet: whether that was `python -m mxnet_memonger.launch`.
     """
 
     rank: int = 0
@@ -31,6 +32,7 @@ class Launch:
     restarts: int = 0
     launched: bool = False
     machines: int = 1
+    by_mxnet: bool = False
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Launch:
@@ -51,7 +53,7 @@ class Launch:
         local_rank = _number(environment, "LOCAL_RANK", default=str(rank))
         restarts = _number(environment, "TORCHELASTIC_RESTART_COUNT", default="0")
         machines = _number(environment, "GROUP_WORLD_SIZE", default="1")
-        return cls(rank, world, local_rank, restarts, True, machines)
+        return cls(rank, world, local_rank, restarts, True, machines, environment.get("DMLC_ROLE") == "worker")
 
     @property
     def is_first(self) -> bool:
