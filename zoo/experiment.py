@@ -168,6 +168,8 @@ def plan(flags: Mapping[str, Any]) -> Experiment:
     missing = frameworks.why_missing(framework)
     if missing:
         raise ImportError(missing)
+    if options.horovod:
+        _require("horovod", "--horovod True", "'horovod[tensorflow]' (it is compiled: set HOROVOD_WITH_TENSORFLOW=1)")
     if options.tensorboard:
         _require("tensorboard", "--tensorboard True", "tensorboard")
     if options.save is not None:

@@ -36,6 +36,7 @@ class TrainingOptions:
         device: "auto" (every visible GPU, else the CPU), "cpu", "cuda" (every visible GPU) or one GPU as "cuda:1".
         amp: mixed precision: bfloat16, or float16 with loss scaling on a GPU without bfloat16.
         fp16: mixed precision in float16 with loss scaling, on every device.
+        horovod: several processes are joined by Horovod.
         sync_batchnorm: several processes normalise with the joint batch's statistics, not each with its own images'.
         cuda_graphs: on one GPU, capture the step's forward and backward pass once and replay it: fewer launches, the
             same numbers.
@@ -65,6 +66,7 @@ class TrainingOptions:
     device: str = "auto"
     amp: bool = False
     fp16: bool = False
+    horovod: bool = False
     sync_batchnorm: bool = False
     cuda_graphs: bool = False
     num_workers: int = 0
@@ -85,7 +87,7 @@ class TrainingOptions:
             raise ValueError("lr must be above 0, not 0")
         if self.momentum >= 1:
             raise ValueError(f"momentum must be in [0, 1), not {self.momentum}")
-        for name in ("amp", "fp16", "sync_batchnorm", "cuda_graphs", "resume", "progress", "tensorboard"):
+        for name in ("amp", "fp16", "horovod", "sync_batchnorm", "cuda_graphs", "resume", "progress", "tensorboard"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, not {getattr(self, name)!r}")
         if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from zoo.launch import Launch
+from zoo.launch import HOROVOD, MXNET, TENSORFLOW, TORCHRUN, Launch
 from zoo.lstm import LSTMConfig
 from zoo.options import RefusedOptionError, TrainingOptions
 from zoo.policy import MemoryPolicy, PolicyNotOfferedError
@@ -78,16 +78,54 @@ _SYNC_BATCHNORM = Refusal(
     _given("sync_batchnorm"),
     "norms over several processes are PyTorch's; use framework=torch, or leave it out",
 )
+_HOROVOD = Refusal("horovod", _given("horovod"), "Horovod is TensorFlow's here; use framework=tensorflow")
+
+
+def _started_by(*launchers: str) -> Callable[[Asked], bool]:
+    return lambda asked: asked.launch.by in launchers
+
+
+_FEW_INPUTS = Refusal(
+    "batch_size",
+    lambda asked: asked.options is not None and asked.options.batch_size < asked.launch.world,
+    "less than one input for each of the processes",
+)
 _LEVELS = "the classic levels are of PyTorch's DenseNet; give efficient=True (least memory) or "
 _LEVELS += "efficient=True, keep_bottleneck=True (less work)"
 
 REFUSALS: Mapping[str, tuple[Refusal, ...]] = MappingProxyType(
     {
-        "torch": (),
+        "torch": (
+            Refusal("fp16", _given("fp16"), "PyTorch chooses the type: amp=True is float16 on a GPU without bfloat16"),
+            _HOROVOD,
+            Refusal(
+                "",
+                _started_by(TENSORFLOW, HOROVOD),
+                "this process has a launcher that PyTorch knows nothing of (TF_CONFIG, or horovodrun): start "
+                "PyTorch's processes with torchrun --nproc-per-node 2 demo.py ...",
+            ),
+        ),
         "tensorflow": (
             Refusal("opt_memory", _given("opt_memory"), _LEVELS),
             _CUDA_GRAPHS,
             _SYNC_BATCHNORM,
+            Refusal(
+                "",
+                _started_by(TORCHRUN, MXNET),
+                "this process has a launcher that TensorFlow knows nothing of (torchrun): start TensorFlow's "
+                "processes with python -m tf_models.launch --workers 2 demo.py --framework tensorflow ...",
+            ),
+            Refusal(
+                "",
+                lambda asked: asked.launch.by == HOROVOD and asked.options is not None and not asked.options.horovod,
+                "horovodrun has started this process: give --horovod True",
+            ),
+            Refusal(
+                "horovod",
+                lambda asked: asked.launch.by == TENSORFLOW and bool(asked.value("horovod")),
+                "TF_CONFIG joins these processes by TensorFlow itself: start them with horovodrun, or leave it out",
+            ),
+            _FEW_INPUTS,
         ),
         "mxnet": (
             Refusal("opt_memory", _given("opt_memory"), _LEVELS),
@@ -110,20 +148,20 @@ REFUSALS: Mapping[str, tuple[Refusal, ...]] = MappingProxyType(
             Refusal(
                 "amp", _given("amp"), "mixed precision is not offered in MXNet; use framework=torch, or leave it out"
             ),
+            Refusal(
+                "fp16", _given("fp16"), "float16 is not offered in MXNet; use framework=tensorflow, or leave it out"
+            ),
+            _HOROVOD,
             Refusal("tensorboard", _given("tensorboard"), "not offered in MXNet: metrics.csv holds the same numbers"),
             _CUDA_GRAPHS,
             _SYNC_BATCHNORM,
             Refusal(
                 "",
-                lambda asked: asked.launch.launched and not asked.launch.by_mxnet,
+                _started_by(TORCHRUN, TENSORFLOW, HOROVOD),
                 "this process has a launcher that MXNet knows nothing of (torchrun): start MXNet's processes with "
                 "python -m mxnet_memonger.launch --workers 2 demo.py --framework mxnet ...",
             ),
-            Refusal(
-                "batch_size",
-                lambda asked: asked.options is not None and asked.options.batch_size < asked.launch.world,
-                "less than one input for each of the processes",
-            ),
+            _FEW_INPUTS,
         ),
     }
 )
