@@ -84,7 +84,6 @@ NOT_OFFERED = [
     ("mxnet", "--horovod True", "horovod=True: Horovod is TensorFlow's here"),
     ("torch", "--fp16 True", "fp16=True: PyTorch chooses the type"),
     ("torch", "--horovod True", "horovod=True: Horovod is TensorFlow's here"),
-    ("tensorflow", "--horovod True", "--horovod True needs horovod: pip install 'horovod[tensorflow]'"),
     ("tensorflow", "--amp True --fp16 True", "amp=True and fp16=True contradict one another"),
     ("tensorflow", "--opt_memory 3", "opt_memory=3: the classic levels are of PyTorch's DenseNet"),
     ("tensorflow", "--cuda_graphs True", "cuda_graphs=True: CUDA graphs are PyTorch's"),

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,6 +103,14 @@ def test_what_cannot_be_joined_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         join_workers(TrainingOptions())
     with pytest.raises(SystemExit, match="2"):
         main(["--workers", "0", "demo.py"])
+
+
+def test_the_command_says_what_horovod_needs(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.syspath_prepend(str(HERE.parents[1]))
+    import demo
+
+    assert demo.main(["--framework", "tensorflow", "--data", "digits", "--horovod", "True"]) == 1
+    assert "--horovod True needs horovod: pip install 'horovod[tensorflow]'" in capsys.readouterr().err
 
 
 def test_processes_are_joined_before_tensorflow_is_used() -> None:
