@@ -63,6 +63,8 @@ def demo(
     seed: int = TrainingOptions.seed,
     device: str = TrainingOptions.device,
     amp: bool = TrainingOptions.amp,
+    fp16: bool = TrainingOptions.fp16,
+    horovod: bool = TrainingOptions.horovod,
     sync_batchnorm: bool = TrainingOptions.sync_batchnorm,
     cuda_graphs: bool = TrainingOptions.cuda_graphs,
     num_workers: int = TrainingOptions.num_workers,
@@ -98,7 +100,9 @@ def demo(
         momentum: Nesterov momentum
         seed: every random draw derives from it
         device: auto (every visible GPU, else the CPU), cpu, cuda, or one GPU as cuda:1
-        amp: mixed precision
+        amp: mixed precision, in bfloat16 where the device has it
+        fp16: mixed precision in float16 with loss scaling: TensorFlow
+        horovod: TensorFlow's processes, started by horovodrun, are joined by Horovod
         sync_batchnorm: several processes normalise with the joint batch's statistics
         cuda_graphs: on one GPU, capture a step once and replay it: saves launches, same numbers
         num_workers: processes that prepare batches
@@ -119,7 +123,11 @@ def demo(
         experiment = experiment.with_data(images, valid_size)
     framework_package = frameworks.load(framework)
     with command.expected_errors(command.USAGE):
-        framework_package.check_device(device, amp)
+        framework_package.check_device(device, amp or fp16)
+    joined: dict[str, Any] = {}
+    if frameworks.find(framework).joins_first:
+        with command.expected_errors(command.USAGE):
+            joined["workers"] = framework_package.join_workers(experiment.options)
     framework_package.set_seed(seed)
     with command.expected_errors(command.USAGE):  # flags that the framework does not offer
         network = framework_package.build_model(experiment.config, experiment.policy)
@@ -127,16 +135,22 @@ def demo(
     if experiment.budget is not None:
         keep_within_budget(network, experiment, images)
     with hold(save if Launch.from_environment().is_first else None):
-        result = framework_package.train(network, images, experiment.options)
+        result = framework_package.train(network, images, experiment.options, **joined)
     say_what_came(result)
-    if not Launch.from_environment().is_first:
-        return
+    if Launch.from_environment().is_first:
+        finish(framework_package, experiment, images, result)
+    for workers in joined.values():
+        workers.wait()  # TensorFlow calls a process that ends before the others a failure
+
+
+def finish(package: ModuleType, experiment: Experiment, images: Data, result: TrainingResult) -> None:
+    """Draw a run that is saved, compare, and say what lies where."""
     draw(experiment, images.name, result.folder)  # before the comparison, which may fail
-    if compare:
-        comparison = compare_memory(framework_package, experiment, images, result.device)
+    if experiment.compare:
+        comparison = compare_memory(package, experiment, images, result.device)
         draw(experiment, images.name, result.folder, comparison)
     if result.folder is not None:
-        memory = f", {COMPARISON}" if compare else ""
+        memory = f", {COMPARISON}" if experiment.compare else ""
         print(f"saved   {result.folder}: config.json, {METRICS}, {PICTURE}{memory}, best and last checkpoint")
 
 
@@ -193,7 +207,7 @@ def keep_within_budget(network: Any, experiment: Experiment, images: Data) -> No
     with command.expected_errors(command.USAGE):
         # Counted, not timed: a resumed run makes the same plan.
         asked = {"budget": experiment.budget, "times": "counted", "framework": experiment.framework}
-        made = zoo.plan(network, shape, **asked, amp=options.amp, device=options.device)
+        made = zoo.plan(network, shape, **asked, amp=options.mixed_precision, device=options.device)
     made.apply(network)
     print("plan    " + "\n        ".join(made.summary().splitlines()[1:]))
 

@@ -4,6 +4,7 @@ Ratios are to the plain model. Steps of the compared models alternate in one pro
 machine slows all of them.
 
     python benchmarks/tensorflow_models.py densenet_bc_100_12 --batch 16 --mode graph
+    python benchmarks/tensorflow_models.py resnet50 --batch 8 --policies efficient --repeats 3
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 import zoo  # noqa: E402
 from zoo import frameworks  # noqa: E402
+from zoo.choices import unknown  # noqa: E402
 from zoo.policy import MemoryPolicy  # noqa: E402
 from zoo.report import MIB  # noqa: E402
 
@@ -42,12 +44,18 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--size", type=int, help="height and width in pixels, or time steps")
     parser.add_argument("--mode", choices=("eager", "graph", "xla"), default="graph")
     parser.add_argument("--repeats", type=int, default=5, help="timed steps; 0 = bytes alone")
+    parser.add_argument("--policies", nargs="+", metavar="POLICY", help="of those in the table, beside plain")
     given = parser.parse_args(arguments)
+    names = [str(policy) for policy in POLICIES]
+    asked = given.policies or names
+    for name in asked:
+        if name not in names:
+            parser.error(unknown("policy", name, names))
     package = frameworks.load("tensorflow")
     config = zoo.find_config(given.model)
     shape = _shape(config, given.batch, given.size)
     reports, steps = [], []
-    for policy in POLICIES:
+    for policy in (policy for policy in POLICIES if policy == MemoryPolicy() or str(policy) in asked):
         if hasattr(config, "sequence_shape") and (policy.keep_bottleneck or policy.compressed):
             continue  # an LSTM has neither
         package.set_seed(0)

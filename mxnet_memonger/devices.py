@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from mxnet_memonger.numpy_names import mx
+from zoo.options import TrainingOptions
+from zoo.refusals import Asked, check_offered
 
 _SIGNS = ("memory allocation failed", "failed to allocate", "out of memory", "cannot allocate memory", "bad_alloc")
 
@@ -37,8 +39,7 @@ def check_device(device: str, amp: bool = False) -> None:
     Raises:
         ValueError: a GPU is asked for and this MXNet has none, or mixed precision is.
     """
-    if amp:
-        raise ValueError("amp=True: mixed precision is not offered in MXNet; use framework=torch, or leave it out")
+    check_offered("mxnet", Asked(options=TrainingOptions(amp=amp)))
     if not device.startswith("cuda"):
         return
     count = mx.context.num_gpus() if mx.runtime.Features().is_enabled("CUDA") else 0

@@ -37,7 +37,6 @@ class LSTM(SymbolModel):
     """
 
     config_type = LSTMConfig
-    keeps_codes = False
 
     @staticmethod
     def build(config: LSTMConfig) -> Any:

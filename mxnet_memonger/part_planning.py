@@ -17,6 +17,7 @@ from zoo.planner.asked import batch_shape, check_asked, check_made_for, without_
 from zoo.planner.kinds import KEEP
 from zoo.planner.rounds import Search, within_budget
 from zoo.planner.study import PlanStudy, points_of_methods
+from zoo.refusals import Asked, check_offered
 
 FLOPS_PER_SECOND, BYTES_PER_SECOND = 5e10, 1e10  # of one core, about: only their ratio matters to a plan
 LACKS = ("compress", "swap")
@@ -102,14 +103,14 @@ def _prepared(
 
 def adapt_plan(plan: Plan, model: SymbolModel) -> Plan:
     """See `zoo.planner.Plan.adapted`."""
-    _check(model, "Plan.adapted")
+    _check(model, "Plan.adapted", plan.budget_bytes)
     check_made_for(plan, fingerprint_of_spec(model.spec), model, "Plan.adapted")
     return adapted_plan(plan, _search(model, plan.input_shape, plan.budget_bytes, True))
 
 
 def apply_plan(plan: Plan, model: SymbolModel) -> SymbolModel:
     """See `zoo.planner.Plan.apply`; before a step is bound, as executors made before know nothing of it."""
-    _check(model, "Plan.apply")
+    _check(model, "Plan.apply", plan.budget_bytes)
     if model.carried_plan is not None:
         raise ValueError("Plan.apply: this model has a plan already: remove that one first")
     check_made_for(plan, fingerprint_of_spec(model.spec), model, "Plan.apply")
@@ -133,7 +134,7 @@ def _search(
     max_noise: float | None = None,
     solver: str = "chain",
 ) -> Search:
-    _check(model, "plan")
+    _check(model, "plan", budget)
     if model.carried_plan is not None:
         raise ValueError("plan: this model has a plan already: remove it first, with plan.remove(model)")
     shape = batch_shape(batch)
@@ -215,11 +216,7 @@ def _largest_run(part: BlockPart, kept: frozenset[int], sizes: Mapping[Entry, in
     return max(a + b for a, b in zip(runs, [*runs[1:], 0], strict=True))
 
 
-def _check(model: Any, where: str) -> None:
+def _check(model: Any, where: str, budget: int | float | str) -> None:
     if not isinstance(model, SymbolModel):
         raise TypeError(f"{where}: a model of mxnet_memonger is needed, not {type(model).__name__}")
-    if not model.keeps_codes:
-        raise ValueError(
-            f"{where}: the time steps of an {type(model).__name__} are no blocks: give efficient=True, or "
-            "memonger.search_plan(..., budget=...)"
-        )
+    check_offered("mxnet", Asked(model.spec, budget=budget))

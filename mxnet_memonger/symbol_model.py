@@ -14,7 +14,8 @@ from mxnet_memonger import memonger
 from mxnet_memonger.binding import VALUE, bind_for_prediction, saved_bytes
 from mxnet_memonger.compression import compress
 from mxnet_memonger.numpy_names import mx
-from zoo.policy import MemoryPolicy, PolicyNotOfferedError
+from zoo.policy import MemoryPolicy
+from zoo.refusals import Asked, check_offered
 
 LABEL = "softmax_label"
 HALF_A_PASS = 0.5  # of the forward work, what keep_bottleneck lets be done again
@@ -44,7 +45,6 @@ class SymbolModel(abc.ABC):
     """
 
     config_type: ClassVar[type]
-    keeps_codes: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class SymbolModel(abc.ABC):
     ) -> None:
         policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
         config = self.config_type(**fields)
-        self._check_offered(policy)
+        check_offered("mxnet", Asked(config, policy))
         self.spec, self.policy = config, policy
         self._planned: dict[tuple[int, ...], Any] = {}
         self.carried_plan: Any = None
@@ -66,23 +66,6 @@ class SymbolModel(abc.ABC):
         self.arrays = initial_arrays(smallest, {"data": shape})
         self._parameters = [name for name in smallest.list_arguments() if name != "data"]
         self.state_names: list[str] = smallest.list_auxiliary_states()
-
-    @classmethod
-    def _check_offered(cls, policy: MemoryPolicy) -> None:
-        if policy.opt_memory:
-            raise PolicyNotOfferedError(
-                f"opt_memory={policy.opt_memory}: the classic levels are of PyTorch's DenseNet; in MXNet give "
-                "efficient=True (least memory) or efficient=True, keep_bottleneck=True (less work)"
-            )
-        if policy.compressed is not None and not cls.keeps_codes:
-            raise PolicyNotOfferedError(
-                f"compressed={policy.compressed}: an LSTM keeps no codes in MXNet; give efficient=True"
-            )
-        if policy.scheme is not None or policy.adapts:
-            raise PolicyNotOfferedError(
-                f"compressed={policy.compressed}: schemes are of PyTorch; in MXNet give 1, 2, 4, 8, fixed:2 to "
-                "fixed:16, half or bfloat16"
-            )
 
     @staticmethod
     @abc.abstractmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,9 @@ from mxnet_memonger.weights import canonical_weights, set_canonical_weights
 from mxnet_memonger.workers import Workers
 from zoo.batches import EvaluationBatches, TrainingBatches, step_seed
 from zoo.data.text_data import Data
-from zoo.options import RefusedOptionError, TrainingError, TrainingOptions, TrainingResult
+from zoo.launch import Launch
+from zoo.options import TrainingError, TrainingOptions, TrainingResult
+from zoo.refusals import Asked, check_offered
 from zoo.report import MIB
 from zoo.run_folder import RunFolder
 from zoo.saved_run import describe_network
@@ -49,16 +50,10 @@ def train(model: SymbolModel, data: Data, options: TrainingOptions) -> TrainingR
     """
     if not isinstance(model, SymbolModel):
         raise TypeError(f"train: a model of mxnet_memonger is needed, not {type(model).__name__}")
-    check_device(options.device, options.amp)
+    check_offered("mxnet", Asked(model.spec, model.policy, options, launch=Launch.from_environment()))
+    check_device(options.device)
     data.split(options.valid_size, options.seed)
-    if options.tensorboard:
-        known = "" if importlib.util.find_spec("tensorboard") else " (and the package is not installed)"
-        raise RefusedOptionError(f"tensorboard=True is not offered in MXNet{known}: metrics.csv holds the same numbers")
     workers = Workers.from_environment()
-    if options.batch_size < workers.world:
-        raise RefusedOptionError(
-            f"batch_size={options.batch_size} is less than one input for each of {workers.world} processes"
-        )
     network = describe_network(model.spec)
     folder = None
     if options.save is not None and workers.rank == 0:

@@ -9,8 +9,7 @@ from typing import Any
 from mxnet_memonger.numpy_names import mx
 from zoo.launch import Launch
 from zoo.options import RefusedOptionError
-
-ROLE = "DMLC_ROLE"
+from zoo.refusals import Asked, check_offered
 
 
 class Workers:
@@ -35,11 +34,7 @@ class Workers:
         launch = Launch.from_environment(environment)
         if not launch.launched:
             return cls(launch)
-        if environment.get(ROLE) != "worker":
-            raise RefusedOptionError(
-                "this process has a launcher that MXNet knows nothing of (torchrun): start MXNet's processes with "
-                "python -m mxnet_memonger.launch --workers 2 demo.py --framework mxnet ..."
-            )
+        check_offered("mxnet", Asked(launch=launch))
         if not mx.runtime.Features().is_enabled("DIST_KVSTORE"):
             raise RefusedOptionError(f"MXNet {mx.__version__} is built without DIST_KVSTORE here: train in one process")
         return cls(launch, mx.kv.create("dist_sync"))

@@ -14,6 +14,7 @@ import pytest
 from zoo.command import how_to_install
 from zoo.experiment import complete, find_network, plan
 from zoo.flags import flags_of
+from zoo.options import RefusedOptionError
 from zoo.run_folder import RunFolderError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,6 +70,26 @@ REFUSED = [
     ("--save FILE/run", "cannot write there"),
     ("--save=", "save is empty"),
 ]
+# What a framework does not offer: with data that is not there and is not looked for.
+NOT_OFFERED = [
+    ("mxnet", "--amp True", "amp=True: mixed precision is not offered in MXNet"),
+    ("mxnet", "--save SAVE --tensorboard True", "tensorboard=True: not offered in MXNet"),
+    ("mxnet", "--opt_memory 3", "opt_memory=3: the classic levels are of PyTorch's DenseNet"),
+    ("mxnet", "--compressed L3", "compressed=L3: schemes are of PyTorch"),
+    ("mxnet", "--model lstm --compressed 2", "compressed=2: an LSTM keeps no codes in MXNet"),
+    ("mxnet", "--model lstm --budget 0.5", "budget=0.5: the time steps of an LSTM are no blocks"),
+    ("mxnet", "--cuda_graphs True", "cuda_graphs=True: CUDA graphs are PyTorch's"),
+    ("mxnet", "--sync_batchnorm True", "sync_batchnorm=True: norms over several processes are PyTorch's"),
+    ("mxnet", "--fp16 True", "fp16=True: float16 is not offered in MXNet"),
+    ("mxnet", "--horovod True", "horovod=True: Horovod is TensorFlow's here"),
+    ("torch", "--fp16 True", "fp16=True: PyTorch chooses the type"),
+    ("torch", "--horovod True", "horovod=True: Horovod is TensorFlow's here"),
+    ("tensorflow", "--amp True --fp16 True", "amp=True and fp16=True contradict one another"),
+    ("tensorflow", "--opt_memory 3", "opt_memory=3: the classic levels are of PyTorch's DenseNet"),
+    ("tensorflow", "--cuda_graphs True", "cuda_graphs=True: CUDA graphs are PyTorch's"),
+    ("tensorflow", "--sync_batchnorm True", "sync_batchnorm=True: norms over several processes are PyTorch's"),
+]
+REFUSED += [(f"--framework {name} --data cifar10 --data_dir SAVE {flags}", words) for name, flags, words in NOT_OFFERED]
 
 
 @pytest.mark.quick
@@ -84,10 +105,11 @@ def test_everything_wrong_is_refused_before_a_framework_is_imported(tmp_path: Pa
         lines.append(line.split())
     program = (
         "import contextlib, io, json, sys; import demo\n"
+        "heavy = {'torch', 'tensorflow', 'keras', 'mxnet', 'matplotlib'}\n"
         "def run(line):\n"
         "    out, err = io.StringIO(), io.StringIO()\n"
         "    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err): code = demo.main(line)\n"
-        "    return code, out.getvalue(), err.getvalue(), 'torch' in sys.modules or 'matplotlib' in sys.modules\n"
+        "    return code, out.getvalue(), err.getvalue(), bool(heavy & set(sys.modules))\n"
         "print(json.dumps([run(line) for line in json.load(sys.stdin)]))\n"
     )
     command = [sys.executable, "-c", program]
@@ -254,6 +276,17 @@ def test_a_launchers_variables_that_make_no_sense(monkeypatch: pytest.MonkeyPatc
     done = run("--data", "digits")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "demo.py: the launcher's variable RANK must be a number, not 'first'\n"
+
+
+def test_a_launcher_that_a_framework_knows_nothing_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    asked = {"framework": "mxnet", "data": "digits", "batch_size": 1}
+    with pytest.raises(RefusedOptionError, match=r"start MXNet's processes with python -m mxnet_memonger\.launch"):
+        plan(complete(asked, DEFAULTS))
+    monkeypatch.setenv("DMLC_ROLE", "worker")
+    with pytest.raises(RefusedOptionError, match="batch_size=1: less than one input"):
+        plan(complete(asked, DEFAULTS))
 
 
 def test_a_gpu_that_is_not_there_is_refused_before_data_is_looked_at(tmp_path: Path) -> None:

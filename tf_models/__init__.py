@@ -14,6 +14,7 @@ from tf_models.lstm import LSTM
 from tf_models.measure import measure_step
 from tf_models.mobilenet_v2 import MobileNetV2
 from tf_models.planning import adapt_plan, apply_plan, make_plan, real_peak, remove_plan, study_plan
+from tf_models.processes import Workers, join_workers
 from tf_models.resnet import ResNet
 from tf_models.training import train
 from tf_models.weights import load_weights, save_weights
@@ -29,11 +30,13 @@ __all__ = [
     "DenseNet",
     "MobileNetV2",
     "ResNet",
+    "Workers",
     "adapt_plan",
     "apply_plan",
     "build_model",
     "check_device",
     "is_out_of_memory",
+    "join_workers",
     "load_application",
     "load_weights",
     "make_plan",

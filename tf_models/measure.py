@@ -97,6 +97,7 @@ def measure_step(
         model_bytes=sum(int(np.prod(one.shape)) * np.dtype(one.dtype).itemsize for one in model.variables),
         step_seconds=seconds,
         ran_on=f"TensorFlow, {mode}",
+        counted=mode,
     )
 
 

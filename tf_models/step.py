@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from tf_models.loss_scale import LossScale
+from tf_models.processes import Workers
 from tf_models.tensorflow_names import tf
 from tf_models.zoo_model import ZooModel
 
+SCALE = "loss_scale"  # in checkpoints
 END_OF_FORWARD = "end_of_forward"  # the operator at which the forward pass has ended
 
 
@@ -35,18 +38,20 @@ def loss_and_right(scores: Any, labels: Any) -> tuple[Any, Any]:
     return tf.reduce_sum(losses), right
 
 
-def make_step(model: ZooModel, mode: str) -> Callable[[Any, Any], tuple[Any, Any, list[Any]]]:
+def make_step(model: ZooModel, mode: str, scale: Any = None) -> Callable[[Any, Any], tuple[Any, Any, list[Any]]]:
     """A function (inputs, labels) -> (loss summed over the batch, right answers, gradients of the mean loss).
 
     Args:
         model: its running statistics move.
         mode: "eager", "graph" or "xla".
+        scale: a variable by which gradients are multiplied, while they are taken; None = 1.
     """
 
     def step(inputs: Any, labels: Any) -> tuple[Any, Any, list[Any]]:
         with tf.GradientTape() as tape:
             total, right = loss_and_right(model(inputs, training=True), labels)
             mean = total / tf.cast(tf.size(labels), total.dtype)
+            mean = mean if scale is None else mean * tf.cast(scale, mean.dtype)
         return total, right, tape.gradient(mean, [one.value for one in model.trainable_variables])
 
     if mode == "eager":
@@ -64,13 +69,22 @@ class StepRunner:
         model: its variables are trained in place.
         momentum: Nesterov's, in [0, 1).
         decay: of weights, on every parameter.
+        workers: the processes that train together; None = this one alone. Norms normalise with each one's own inputs.
+
+    Attributes:
+        loss_scale: of a model that computes in float16; None for others.
     """
 
-    def __init__(self, model: ZooModel, momentum: float, decay: float) -> None:
+    def __init__(self, model: ZooModel, momentum: float, decay: float, workers: Workers | None = None) -> None:
         self.model, self.momentum, self.decay = model, momentum, decay
+        self.workers = workers or Workers()
+        self.workers.share(model.variables)
         self.velocities = [tf.Variable(tf.zeros_like(one)) for one in model.trainable_variables]
-        self._gradients = make_step(model, "eager")
+        self.loss_scale = LossScale() if model.compute_dtype == "float16" else None
+        self._gradients = make_step(model, "eager", None if self.loss_scale is None else self.loss_scale.value)
         self._train = tf.function(self._update, autograph=False)
+        self._find = tf.function(self._gradients, autograph=False)
+        self._take = tf.function(self._take_gradients, autograph=False)
         self._evaluate = tf.function(self._scores, autograph=False)
 
     def seed(self, seed: int) -> None:
@@ -81,23 +95,45 @@ class StepRunner:
                 seeds.state.assign(np.random.SeedSequence([seed, place]).generate_state(2))
 
     def train(self, inputs: np.ndarray, labels: np.ndarray, learning_rate: float) -> tuple[float, int]:
-        """One optimiser step; the sum of the losses, and how many answers are right."""
+        """One optimiser step; the sum of the losses, and how many answers are right, of all processes' inputs."""
         rate = tf.constant(learning_rate, tf.float32)
-        loss, right = self._train(tf.constant(shaped_input(self.model, inputs)), tf.constant(labels), rate)
+        batch = tf.constant(shaped_input(self.model, inputs)), tf.constant(labels)
+        if self.workers.world == 1:
+            loss, right = self._train(*batch, rate)
+            return float(loss), int(right)
+        loss, right, found = self._find(*batch)
+        # Parts may differ in size: each counts by its answers.
+        sums = [one * tf.cast(labels.size, one.dtype) for one in map(tf.convert_to_tensor, found)]
+        count, loss, right, *sums = self.workers.add_up([tf.cast(labels.size, tf.int64), loss, right, *sums])
+        self._take([one / tf.cast(count, one.dtype) for one in sums], rate)
         return float(loss), int(right)
 
     def evaluate(self, inputs: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
-        """As `train`, with the running statistics, and nothing is trained."""
+        """Of this process's inputs, as `train`, with the running statistics, and nothing is trained."""
         loss, right = self._evaluate(tf.constant(shaped_input(self.model, inputs)), tf.constant(labels))
         return float(loss), int(right)
 
     def _update(self, inputs: Any, labels: Any, learning_rate: Any) -> tuple[Any, Any]:
-        loss, right, gradients = self._gradients(inputs, labels)
+        loss, right, found = self._gradients(inputs, labels)
+        self._take_gradients([tf.convert_to_tensor(one) for one in found], learning_rate)
+        return loss, right
+
+    def _take_gradients(self, gradients: list[Any], learning_rate: Any) -> None:
+        if self.loss_scale is None:
+            self._descend(gradients, learning_rate)
+        else:
+            gradients, finite = self.loss_scale.unscaled(gradients)
+            self.loss_scale.step(finite, lambda: self._descend(gradients, learning_rate))
+
+    def _descend(self, gradients: list[Any], learning_rate: Any) -> None:
         for weight, velocity, gradient in zip(self.model.trainable_variables, self.velocities, gradients, strict=True):
-            gradient = tf.convert_to_tensor(gradient) + self.decay * weight.value
+            gradient = gradient + self.decay * weight.value
             velocity.assign(self.momentum * velocity + gradient)
             weight.assign_sub(tf.cast(learning_rate, gradient.dtype) * (gradient + self.momentum * velocity))
-        return loss, right
+
+    def even_out(self) -> None:
+        """Give all processes the mean of the running statistics that each has moved by its own inputs."""
+        self.workers.average([one for one in self.model.non_trainable_variables if one.dtype.startswith("float")])
 
     def _scores(self, inputs: Any, labels: Any) -> tuple[Any, Any]:
         return loss_and_right(self.model(inputs, training=False), labels)
@@ -108,16 +144,22 @@ class StepRunner:
         return sum(int(np.prod(one.shape)) * tf.as_dtype(one.dtype).size for one in held)
 
     def momentum_arrays(self) -> dict[str, np.ndarray]:
-        """Copies, by number."""
-        return {str(number): one.numpy() for number, one in enumerate(self.velocities)}
+        """Copies, by number; and the loss's scale, if there is one."""
+        arrays = {str(number): one.numpy() for number, one in enumerate(self.velocities)}
+        return arrays if self.loss_scale is None else {**arrays, SCALE: self.loss_scale.to_array()}
 
     def set_momentum(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take over what `momentum_arrays` gave."""
         for number, one in enumerate(self.velocities):
             one.assign(arrays[str(number)])
+        if self.loss_scale is not None:
+            self.loss_scale.take_over(arrays[SCALE])
 
 
-def in_mixed_precision(model: ZooModel, policy: str = "mixed_bfloat16") -> ZooModel:
+BFLOAT16, FLOAT16 = "mixed_bfloat16", "mixed_float16"  # Keras's names
+
+
+def in_mixed_precision(model: ZooModel, policy: str = BFLOAT16) -> ZooModel:
     """A model of the same weights that computes in 16 bits and keeps its variables in float32."""
     made = type(model).from_config({**model.get_config(), "dtype": policy, "name": None})
     for own, given in zip(made.variables, model.variables, strict=True):

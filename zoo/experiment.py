@@ -23,6 +23,7 @@ from zoo.launch import Launch
 from zoo.lstm import FAMILY_DEFAULTS, LSTMConfig
 from zoo.options import TrainingOptions
 from zoo.policy import MemoryPolicy
+from zoo.refusals import Asked, check_offered
 from zoo.run_folder import check_save_folder, read_flags
 
 FAMILY = "densenet"
@@ -158,7 +159,8 @@ def plan(flags: Mapping[str, Any]) -> Experiment:
     chosen = {field.name: flags[field.name] for field in dataclasses.fields(TrainingOptions) if field.name in flags}
     if chosen["valid_size"] is None:
         del chosen["valid_size"]
-    TrainingOptions(**chosen)  # before the data is looked for: what is wrong in itself is told first
+    wanted = TrainingOptions(**chosen)  # before the data is looked for: what is wrong in itself is told first
+    check_offered(framework.name, Asked(config, policy, wanted, flags["budget"], Launch.from_environment()))
     zoo.data.check(flags["data"], flags["data_dir"])
     flags = _with_whole_paths(flags)
     description = {name: value for name, value in flags.items() if name not in TrainingOptions.__dataclass_fields__}
@@ -166,8 +168,8 @@ def plan(flags: Mapping[str, Any]) -> Experiment:
     missing = frameworks.why_missing(framework)
     if missing:
         raise ImportError(missing)
-    if options.cuda_graphs and framework.name != "torch":
-        raise ValueError(f"--cuda_graphs True is PyTorch's: leave it out with --framework {framework.name}")
+    if options.horovod:
+        _require("horovod", "--horovod True", "'horovod[tensorflow]' (it is compiled: set HOROVOD_WITH_TENSORFLOW=1)")
     if options.tensorboard:
         _require("tensorboard", "--tensorboard True", "tensorboard")
     if options.save is not None:

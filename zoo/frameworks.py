@@ -24,6 +24,8 @@ class Framework:
         extra: the extra of this project that installs it.
         newest_python: the newest Python it has wheels for; None = every Python of this project.
         checkpoint_suffix: of the checkpoints that its package's `train` writes.
+        joins_first: whether processes must be joined before a model is built: by its package's `join_workers`, whose
+            result `train` takes as `workers`.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Framework:
     extra: str
     newest_python: tuple[int, int] | None = None
     checkpoint_suffix: str = ".pt"
+    joins_first: bool = False
 
 
 FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
@@ -45,6 +48,7 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
             distribution="tensorflow-cpu" if sys.platform == "linux" else "tensorflow",
             extra="tensorflow",
             checkpoint_suffix=".npz",
+            joins_first=True,
         ),
         "mxnet": Framework(
             "mxnet",

@@ -35,6 +35,8 @@ class TrainingOptions:
         seed: every random draw derives from (seed, epoch, step).
         device: "auto" (every visible GPU, else the CPU), "cpu", "cuda" (every visible GPU) or one GPU as "cuda:1".
         amp: mixed precision: bfloat16, or float16 with loss scaling on a GPU without bfloat16.
+        fp16: mixed precision in float16 with loss scaling, on every device.
+        horovod: several processes are joined by Horovod.
         sync_batchnorm: several processes normalise with the joint batch's statistics, not each with its own images'.
         cuda_graphs: on one GPU, capture the step's forward and backward pass once and replay it: fewer launches, the
             same numbers.
@@ -63,6 +65,8 @@ class TrainingOptions:
     seed: int = 0
     device: str = "auto"
     amp: bool = False
+    fp16: bool = False
+    horovod: bool = False
     sync_batchnorm: bool = False
     cuda_graphs: bool = False
     num_workers: int = 0
@@ -83,11 +87,13 @@ class TrainingOptions:
             raise ValueError("lr must be above 0, not 0")
         if self.momentum >= 1:
             raise ValueError(f"momentum must be in [0, 1), not {self.momentum}")
-        for name in ("amp", "sync_batchnorm", "cuda_graphs", "resume", "progress", "tensorboard"):
+        for name in ("amp", "fp16", "horovod", "sync_batchnorm", "cuda_graphs", "resume", "progress", "tensorboard"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, not {getattr(self, name)!r}")
         if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
             raise ValueError(f"device must be auto, cpu, cuda or cuda:<number>, not {self.device!r}")
+        if self.amp and self.fp16:
+            raise ValueError("amp=True and fp16=True contradict one another: amp chooses the type, fp16 is float16")
         if self.cuda_graphs and self.device == "cpu":
             raise ValueError("cuda_graphs=True needs a GPU, and device is cpu: give device=cuda, or leave one out")
         if self.save is not None and not str(self.save).strip():
@@ -95,6 +101,11 @@ class TrainingOptions:
         for name in ("resume", "tensorboard"):
             if getattr(self, name) and self.save is None:
                 raise ValueError(f"{name}=True needs save=<folder of the run>")
+
+    @property
+    def mixed_precision(self) -> bool:
+        """Whether it computes in 16 bits."""
+        return self.amp or self.fp16
 
     def learning_rate(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 1: `lr`, a tenth after half the epochs, a hundredth after 75 %."""

@@ -45,6 +45,7 @@ class MemoryReport:
         step_seconds: time of one step, the median of several; None = not measured.
         rows: saved bytes layer by layer; may be empty.
         ran_on: what ran the parts that save memory, in words ("numba kernels"); "" where nothing of the kind ran.
+        counted: how bytes were counted, where a framework knows several ways ("graph"): only equal ones compare.
 
     Raises:
         ValueError: a negative number of bytes, or parts that do not add up to the peak within 5 %.
@@ -62,6 +63,7 @@ class MemoryReport:
     step_seconds: float | None = None
     rows: tuple[LayerRow, ...] = field(default=())
     ran_on: str = ""
+    counted: str = ""
 
     def __post_init__(self) -> None:
         for name in ("saved_bytes", "peak_bytes", "model_bytes"):
@@ -102,11 +104,14 @@ def format_comparison(reports: Sequence[MemoryReport]) -> str:
     """Several measurements of one model as a table, and what its columns mean; ratios are to the first.
 
     Raises:
-        ValueError: no reports.
+        ValueError: no reports, or bytes that were counted in different ways.
     """
     if not reports:
         raise ValueError("format_comparison: no reports; give at least one, the first is what others are compared with")
     first = reports[0]
+    ways = list(dict.fromkeys(report.counted for report in reports))
+    if len(ways) > 1:
+        raise ValueError(f"format_comparison: bytes counted as {' and '.join(ways)} do not compare: measure all alike")
     rows = [
         (
             report.policy,

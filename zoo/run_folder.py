@@ -37,7 +37,7 @@ Row = dict[str, float | int | None]  # one line of metrics.csv
 MAY_CHANGE = frozenset(
     {
         *("save", "resume", "progress", "tensorboard", "compare"),
-        *("download", "data_dir", "device", "num_workers", "cuda_graphs"),
+        *("download", "data_dir", "device", "num_workers", "cuda_graphs", "horovod"),
         *("efficient", "keep_bottleneck", "opt_memory", "budget"),
     }
 )

@@ -24,6 +24,7 @@ class Mode:
 
 _CONFORM = "tests/torch/test_conformance.py::test_"
 _EXACT = "tests/tensorflow/test_tf_exact.py::test_"
+_TF_CONFORM = "tests/tensorflow/test_tf_conformance.py::test_"
 _SAME = "plain's numbers"
 
 MODES: Mapping[str, tuple[Mode, ...]] = MappingProxyType(
@@ -120,10 +121,26 @@ MODES: Mapping[str, tuple[Mode, ...]] = MappingProxyType(
                 "tests/tensorflow/test_tf_memory.py::test_a_dense_block_needs_a_fraction",
             ),
             Mode("frozen norms", _SAME, f"{_EXACT}frozen_norms_use_their_running_statistics_and_do_not_move_them"),
+            Mode("five steps, dropout", _SAME, f"{_TF_CONFORM}five_steps_end_alike"),
+            Mode(
+                "two forwards, then two backwards; a persistent tape",
+                _SAME,
+                f"{_TF_CONFORM}two_forwards_then_two_backwards_and_a_tape_asked_twice",
+            ),
+            Mode(
+                "frozen layers, gradients of the input", _SAME, f"{_TF_CONFORM}frozen_layers_and_gradients_of_the_input"
+            ),
+            Mode("a graph of any batch size", _SAME, f"{_TF_CONFORM}a_graph_takes_batches_of_any_size"),
+            Mode("get_config, from_config", "the same outputs", f"{_TF_CONFORM}a_copy_by_config_is_the_same_network"),
             Mode(
                 "mixed_bfloat16, mixed_float16",
                 "variables in float32, finite",
                 f"{_EXACT}mixed_precision_keeps_variables_in_float32",
+            ),
+            Mode(
+                "float16 with loss scaling in train",
+                "near float32's step, fewer saved bytes",
+                "tests/tensorflow/test_tf_float16.py::test_a_step_in_float16_is_near_the_one_in_float32",
             ),
             Mode("channels_first under XLA", _SAME, f"{_EXACT}channels_first_is_channels_last_under_xla"),
             Mode("Keras fit", "both the same", "tests/tensorflow/test_tf_training.py::test_keras_fits_both_the_same"),
@@ -143,8 +160,26 @@ MODES: Mapping[str, tuple[Mode, ...]] = MappingProxyType(
                 f"{_EXACT}a_second_derivative_is_refused",
             ),
             Mode(
-                "several workers", "no: Keras 3's fit takes no strategy over several workers, and no loop here does yet"
+                "Keras's callbacks",
+                "ModelCheckpoint, CSVLogger, TensorBoard",
+                "tests/tensorflow/test_tf_training.py::test_keras_callbacks_work_in_fit",
             ),
+            Mode(
+                "MirroredStrategy with fit",
+                "trains, with jit_compile=False",
+                "tests/tensorflow/test_tf_workers.py::test_fit_on_two_devices",
+            ),
+            Mode(
+                "several processes, TF_CONFIG",
+                "as one",
+                "tests/tensorflow/test_tf_processes.py::test_two_processes_go_on_as_one_with_what_one_began",
+            ),
+            Mode(
+                "several processes, Horovod",
+                "as one; tried with a stand-in for Horovod alone",
+                "tests/tensorflow/test_tf_processes.py::test_horovods_processes_train_as_one",
+            ),
+            Mode("MultiWorkerMirroredStrategy with fit", "no: Keras 3's fit does not take it; use train"),
         ),
         "mxnet": (
             Mode(

@@ -156,17 +156,18 @@ class TrainingLoop(abc.ABC):
             self.folder.write_result(result.summary)
         return result
 
-    def refuse_loss(self, loss: float, epoch: int, step: int) -> None:
-        """Refuse to go on after a loss that is no number; steps are counted from 0.
+    def refuse_loss(self, value: object, epoch: int, step: int, what: str = "the training loss") -> None:
+        """Refuse to go on after a loss, or what else is said, that is no number; steps are counted from 0.
 
         Raises:
-            TrainingError: names the step, the loss, and what is left.
+            TrainingError: names the step, what came, and what is left.
         """
         kept = "no checkpoint was written before it"
         if self.folder is not None and self.rows:
             kept = f"the checkpoint of epoch {epoch - 1} in {self.folder.folder} is intact"
-        advice = f"Try a smaller --lr (now {self.options.lr:g})" + (" or --amp False" if self.options.amp else "")
-        raise TrainingError(f"epoch {epoch}, step {step + 1}: the training loss is {loss}; {kept}. {advice}")
+        narrow = next((f" or --{name} False" for name in ("amp", "fp16") if getattr(self.options, name)), "")
+        advice = f"Try a smaller --lr (now {self.options.lr:g}){narrow}"
+        raise TrainingError(f"epoch {epoch}, step {step + 1}: {what} is {value}; {kept}. {advice}")
 
 
 class ArrayTrainingLoop(TrainingLoop):
@@ -178,7 +179,7 @@ class ArrayTrainingLoop(TrainingLoop):
 
     @abc.abstractmethod
     def momentum_arrays(self) -> dict[str, np.ndarray]:
-        """The optimiser's momentum by the name of the parameter."""
+        """The optimiser's momentum by the name of the parameter, and whatever else its next step depends on."""
 
     @abc.abstractmethod
     def set_momentum(self, arrays: Mapping[str, np.ndarray]) -> None:

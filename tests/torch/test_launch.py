@@ -71,9 +71,9 @@ def test_the_launchers_variables() -> None:
     variables = dict(zip(VARIABLES, ("3", "4", "localhost", "29500"), strict=True))
     assert Launch.from_environment({}) == Launch()
     assert Launch.from_environment({"RANK": "3", "WORLD_SIZE": "4"}) == Launch()  # a scheduler's, for another purpose
-    assert Launch.from_environment(variables) == Launch(3, 4, 3, 0, launched=True)
+    assert Launch.from_environment(variables) == Launch(3, 4, 3, 0, launched=True, by="torchrun")
     elastic = {**variables, "LOCAL_RANK": "1", "TORCHELASTIC_RESTART_COUNT": "2"}
-    assert Launch.from_environment(elastic) == Launch(3, 4, 1, 2, launched=True)
+    assert Launch.from_environment(elastic) == Launch(3, 4, 1, 2, launched=True, by="torchrun")
     assert Launch.from_environment({**elastic, "GROUP_WORLD_SIZE": "2"}).machines == 2
     assert not Launch.from_environment(elastic).is_first
     with pytest.raises(ValueError, match="RANK must be a number, not 'one'"):
