@@ -74,6 +74,11 @@ def leaky_resnet(blocks: list[int]) -> Callable[[], tuple[Any, Mapping[str, Any]
     return lambda: (example("mxnet_resnet_search").network(blocks), IMAGES)
 
 
+def nested_densenet(blocks: list[int]) -> Callable[[], tuple[Any, Mapping[str, Any]]]:
+    """The example's DenseNet, a chain of concatenations."""
+    return lambda: (example("mxnet_densenet_search").network(blocks), IMAGES)
+
+
 def lstm(steps: int) -> Callable[[], tuple[Any, Mapping[str, Any]]]:
     """The example's LSTM, 4 layers of 512."""
     return lambda: example("mxnet_lstm_search").network(steps, layers=4, hidden=512, batch=64)
@@ -82,6 +87,7 @@ def lstm(steps: int) -> Callable[[], tuple[Any, Mapping[str, Any]]]:
 CASES = (
     Case("example ResNet-50, LeakyReLU", leaky_resnet([3, 4, 6, 3]), 1150),
     Case("example ResNet-152, LeakyReLU", leaky_resnet([3, 8, 36, 3]), 1900),
+    Case("example DenseNet-201, nested", nested_densenet([6, 12, 48, 32]), 1750),
     Case("example LSTM 4x512, 200 steps", lstm(200), 280),
     Case("example LSTM 4x512, 400 steps", lstm(400), 400),
     Case("zoo resnet50", clean(RESNETS, "resnet50", ("layer", ".relu_output")), 900),
