@@ -26,11 +26,11 @@ MOST_KICKS = 8  # in a row without a gain
 HOTTEST, COLDEST = 0.01, 0.0002  # worsenings by this share are taken in e out of one cases, at first and at last
 ENOUGH = 0.0005  # a round of changes that gains less than this share is the last
 LEAST_BOUND = 8  # of what was replayed; where there is work for more, a quarter of what may be bound
-REPLAYS = 330  # times the work may be replayed, in about four seconds a trial
+REPLAYS = 250  # times the work may be replayed, in about four seconds a trial
 BIND_SHARE = 1 / 3  # of the work, where plans are replayed first
 WITHOUT_REPLAYS = 4  # times the work, where nothing is replayed
 FRONTIER_PART = 24  # of that work is for each point of the frontier
-SHARES = (0.1, 0.25, 0.5, 0.7)  # of a forward pass done again, for which the frontier is searched
+SHARES = (0.1, 0.25, 0.5, 0.65)  # of a forward pass done again, for which the frontier is searched
 Rank = Callable[[Point], tuple[float, ...]]
 
 
