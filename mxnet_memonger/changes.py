@@ -13,6 +13,8 @@ from mxnet_memonger.starts import is_large
 SMALLEST_SHARE = 2000  # nodes with less than a two-thousandth of all bytes are not tried one by one
 MOST_SINGLE_NODES = 1200
 NEARBY = 3  # how far a kept node is shifted, in nodes that may be kept
+FREE_WEIGHT = 3  # nodes that hold nothing beside their outputs are drawn so many times as often as others
+FLIPS, SHIFTS, DROPS = 0.5, 0.4, 0.05  # of the changes that are drawn; the rest are stretches kept whole and cuts moved
 Change = Callable[[Choice], Choice]
 
 
@@ -36,6 +38,39 @@ def single_changes(space: PlanSpace, cut_graph: CutGraph, at: Choice, order: ran
     weights += [0.3] * (len(changes) - len(weights))
     drawn = [order.random() ** (1 / weight) for weight in weights]  # Efraimidis and Spirakis 2006
     return [changes[place] for place in sorted(range(len(changes)), key=drawn.__getitem__, reverse=True)]
+
+
+class Draws:
+    """Draws one change after the other, without a list of all; what can be changed is found once.
+
+    Args:
+        space, cut_graph: the network.
+        order: what draws.
+    """
+
+    def __init__(self, space: PlanSpace, cut_graph: CutGraph, order: random.Random) -> None:
+        self.cut_graph, self.order = cut_graph, order
+        nodes = single_nodes(space)
+        self.free = [index for index in nodes if not space.holds_inputs(index)] or nodes
+        self.place = {index: number for number, index in enumerate(self.free)}
+        held = [index for index in nodes if index not in self.place]
+        self.nodes = self.free * FREE_WEIGHT + held
+        self.groups = [group for group in (*cut_graph.gaps, *_units(space)) if group]
+
+    def change(self, at: Choice) -> Choice:
+        """Another plan."""
+        kind, kept = self.order.random(), sorted(at.outputs)
+        if self.nodes and (kind < FLIPS or not kept):
+            return _flip_output(self.order.choice(self.nodes))(at)
+        if kept and kind < FLIPS + SHIFTS:
+            index = self.order.choice(kept)
+            if index in self.place:
+                other = self.place[index] + self.order.choice((-NEARBY, -2, -1, 1, 2, NEARBY))
+                return _shift(index, self.free[min(max(other, 0), len(self.free) - 1)])(at)
+        if kept and kind < FLIPS + SHIFTS + DROPS:
+            return _flip_output(self.order.choice(kept))(at)
+        swaps = _cut_changes(self.cut_graph, at) if self.order.random() < 1 / 2 else []
+        return self.order.choice(swaps or [_flip_whole(self.order.choice(self.groups))])(at)
 
 
 def single_nodes(space: PlanSpace) -> list[int]:

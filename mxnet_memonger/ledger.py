@@ -59,6 +59,18 @@ class Ledger:
             self.points[plan] = Point(choice, plan, self._ahead.pop(plan), self.flops(plan))
         return self.points[plan]
 
+    def glimpse(self, choice: Choice) -> Point:
+        """One plan and its cost, which is not remembered: for many thousands of plans that nobody asks for again."""
+        plan = self.space.keeping(choice.outputs, choice.whole)
+        if plan in self.points:
+            return self.points[plan]
+        self.work -= self.work_of_a_plan
+        return Point(choice, plan, self.costs.many([plan])[0], self.flops(plan))
+
+    def remember(self, point: Point) -> None:
+        """Keep what was only glimpsed."""
+        self.points.setdefault(point.plan, point)
+
     def in_turn(self, choices: Iterable[Choice]) -> Iterator[Choice]:
         """The choices one by one; costs of some are found out together. Whether one is looked at is still open."""
         rest = iter(choices)

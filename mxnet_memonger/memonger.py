@@ -41,7 +41,7 @@ __all__ = [
     "search_plan",
 ]
 
-WORK_A_TRIAL = 40_000  # operators bound: three or four seconds; as much time goes into replaying
+WORK_A_TRIAL = 40_000  # operators: a second or two of binding, four of replaying
 _log = logging.getLogger(__name__)
 
 

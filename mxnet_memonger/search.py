@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mxnet_memonger.changes import Change, single_changes
+from mxnet_memonger.changes import Change, Draws, single_changes
 from mxnet_memonger.costs import Costs, ReplayedCosts
 from mxnet_memonger.ledger import Ledger, Point
 from mxnet_memonger.mirror_plan import Choice, PlanSpace
@@ -23,14 +23,14 @@ CLIMBS, TRIAL_SHARE = 3, 1 / 10  # of the best starts, that are tried first; of 
 LAST_SHARE = 0.75  # of what is left, for annealing from what then is best
 KICK_CHANGES = 4
 MOST_KICKS = 8  # in a row without a gain
-HOTTEST, COLDEST = 0.003, 0.0002  # worsenings by this share are taken in e out of one cases, at first and at last
-CHANGES_AT_ONCE = 30  # before the changes to choose from are thought of anew
+HOTTEST, COLDEST = 0.01, 0.0002  # worsenings by this share are taken in e out of one cases, at first and at last
 ENOUGH = 0.0005  # a round of changes that gains less than this share is the last
 LEAST_BOUND = 8  # of what was replayed; where there is work for more, a quarter of what may be bound
-REPLAYS = 60  # times as much work may be replayed as may be bound, in about the same time
+REPLAYS = 250  # times the work may be replayed, in about four seconds a trial
+BIND_SHARE = 1 / 3  # of the work, where plans are replayed first
 WITHOUT_REPLAYS = 4  # times the work, where nothing is replayed
-FRONTIER_PART = 16  # of that work is for each point of the frontier
-SHARES = (0.1, 0.25, 0.5, 0.7)  # of a forward pass done again, for which the frontier is searched
+FRONTIER_PART = 24  # of that work is for each point of the frontier
+SHARES = (0.1, 0.25, 0.5, 0.65)  # of a forward pass done again, for which the frontier is searched
 Rank = Callable[[Point], tuple[float, ...]]
 
 
@@ -75,7 +75,7 @@ class Search:
             bound = Ledger(space, costs, space.flops, WITHOUT_REPLAYS * work)
             return cls(space, cuts, bound, bound, 0, came, seed)
         replay = Replay(space, unplanned.debug_text)
-        bound = Ledger(space, costs, replay.flops_of, work)
+        bound = Ledger(space, costs, replay.flops_of, int(work * BIND_SHARE))
         drafts = Ledger(space, ReplayedCosts(replay), replay.flops_of, REPLAYS * work)
         return cls(space, cuts, bound, drafts, drafts.work // FRONTIER_PART, came, seed)
 
@@ -142,7 +142,7 @@ class Search:
             rank = within_work(share * total)
             start = min(self.drafts.points.values(), key=rank)
             self.drafts.work = max(self.drafts.work, 0) + self.frontier_work
-            self.climb(self.drafts, start, rank, self.frontier_work)
+            self.anneal(self.drafts, start, rank, self.frontier_work)
 
     def climb(self, ledger: Ledger, start: Point, rank: Rank, work: int) -> Point:
         """Change one thing at a time, as long as it improves the rank (less is better) and work is left."""
@@ -171,18 +171,20 @@ class Search:
         After Kirkpatrick, Gelatt and Vecchi 1983.
         """
         at = best = start
-        order, changes = random.Random(self.seed), list[Change]()
+        order = random.Random(self.seed)
+        draws = Draws(self.space, self.cut_graph, order)
         steps = work // ledger.work_of_a_plan  # known plans count too: a small network has no others
-        for step in range(steps):
-            changes = changes or self._changes(at, order)[:CHANGES_AT_ONCE]
-            if ledger.is_over or not changes:
+        for step in range(steps if draws.groups else 0):
+            if ledger.is_over:
                 break
             heat = HOTTEST * (COLDEST / HOTTEST) ** (step / steps)
-            found = ledger.point(changes.pop(0)(at.choice))
+            found = ledger.glimpse(draws.change(at.choice))
             worse = _worsening(rank(at), rank(found))
             if worse <= 0 or order.random() < math.exp(-worse / heat):
                 at = found
-                best = min(best, at, key=rank)
+                if rank(at) < rank(best):
+                    best = at
+                    ledger.remember(at)
         return best
 
     def _changes(self, at: Point, order: random.Random) -> list[Change]:

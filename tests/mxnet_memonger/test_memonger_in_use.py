@@ -67,6 +67,7 @@ def test_gluon_gets_the_same_gradients_from_a_plan() -> None:
     ("name", "flags"),
     [
         ("mxnet_resnet_search", ["--blocks", "1", "1", "1", "1", "--batch", "2", "--ntrial", "0"]),
+        ("mxnet_densenet_search", ["--blocks", "2", "2", "--batch", "2", "--ntrial", "0"]),
         ("mxnet_lstm_search", ["--steps", "6", "--layers", "2", "--hidden", "32", "--batch", "64", "--ntrial", "0"]),
     ],
 )
