@@ -7,14 +7,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from zoo import frameworks
+from zoo.largest import largest_that_fits
 from zoo.measuring import image_shape_for
 
 if TYPE_CHECKING:
     from zoo.planner import Plan
     from zoo.planner.study import PlanStudy
 
-MOST_TRIES = 12
 BATCH = 64
+LEAST_BATCH, MOST_SAMPLES = 2, 2**40  # batch norms need two
 
 
 def plan(
@@ -133,7 +134,7 @@ def max_batch(
         return found
 
     plans: dict[int, Plan] = {}
-    found = _largest(lambda samples: _known(plans, samples, plan_of).peak_bytes, limit)
+    found, _, _ = largest_that_fits(lambda n: _known(plans, n, plan_of).peak_bytes, limit, LEAST_BATCH, MOST_SAMPLES)
     while found and verify and package.real_peak(_known(plans, found, plan_of), model, loss) > limit:
         found -= 1
     return found
@@ -143,35 +144,6 @@ def _known(plans: dict[int, Plan], samples: int, make: Callable[[int], Plan]) ->
     if samples not in plans:
         plans[samples] = make(samples)
     return plans[samples]
-
-
-def _largest(peak_of: Callable[[int], int], limit: int) -> int:
-    """The largest batch whose peak is within the limit; 0 = not even two samples'."""
-    fits, too_large = {2: peak_of(2)}, 0
-    if fits[2] > limit:
-        return 0
-    guess = 4
-    for _ in range(MOST_TRIES):
-        peak = peak_of(guess)
-        if peak <= limit:
-            fits[guess] = peak
-        else:
-            too_large = guess if not too_large else min(too_large, guess)
-        best = max(fits)
-        if too_large == best + 1:
-            break
-        guess = _next_guess(fits, {guess: peak}, best, limit, too_large)
-    return max(fits)
-
-
-def _next_guess(fits: dict[int, int], last: dict[int, int], best: int, limit: int, too_large: int) -> int:
-    """Where a straight line through two measured batches meets the budget, between what fits and what does not."""
-    known = {**fits, **last}
-    low, high = min(known), max(known)
-    slope = max((known[high] - known[low]) / max(high - low, 1), 1.0)
-    guess = best + int((limit - fits[best]) / slope)
-    guess = max(guess, best + 1)
-    return min(guess, too_large - 1) if too_large else guess
 
 
 def planned_model(framework: str, model: Any, budget: int | float | str, batch_size: int) -> Any:
