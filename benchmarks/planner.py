@@ -5,9 +5,10 @@ Run: python benchmarks/planner.py [--models resnet20 resnet56] [--budgets 0.5 0.
 A row is one (model, budget). Budgets are shares of the plain peak; without --budgets five of each model: the smallest
 that a plan needs, and 10, 25, 50 and 80 % of the way from there to the plain peak. "best single" is the least time
 among what others do with every part alike and whose measured peak is within the same budget: keep, efficient,
-keep_bottleneck, every part checkpointed, sqrt(n) segments, one width of codes. "of optimum" is the plan's time over the
-least that is predicted for any schedule within the budget, where by prediction one is. Bytes are measured without computing anything; times are
-predicted, for plan and methods alike. Under the table stands, model by model, what no plan can be below.
+keep_bottleneck, every part checkpointed, sqrt(n) segments, one width of codes. "of optimum" is the plan's time over
+the least that is predicted for any schedule within the budget, where by prediction one is. Bytes are measured without
+computing anything; times are predicted, for plan and methods alike. Under the table stands, model by model, what no
+plan can be below.
 """
 
 from __future__ import annotations
