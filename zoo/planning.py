@@ -44,7 +44,8 @@ def plan(
         batch: a tensor, a tuple of the model's arguments, a mapping of keywords, a shape with the batch first, or, for
             a model of the zoo, the number of samples.
         budget: bytes, text such as "2GiB" or "512MB", or a fraction, of what the plain model's step needs.
-        allow: out of "recompute" (exact) and "compress" (lossy, unbiased weight gradients).
+        allow: out of "recompute" (exact), "compress" (lossy, unbiased weight gradients) and "swap" (exact: from a GPU
+            to host memory and back; elsewhere left out with a `PlanChangedWarning`).
         max_noise: the most noise, as a share of the kept values' variance; None = any that "compress" brings.
         objective: "time", the fastest within the budget; or "memory", the one that needs least.
         loss: of what the model gives; by default cross-entropy of (N, classes) scores, else a mean square.

@@ -24,7 +24,7 @@ from pytorch_models.planning.parts import find_parts
 from pytorch_models.planning.settings import set_policy
 from pytorch_models.planning.step import as_call, autocasting, check_machine, default_loss, step_bytes
 from pytorch_models.planning.timeline import timeline_of
-from pytorch_models.planning.trace import fake_copy, tensors_in, trace
+from pytorch_models.planning.trace import device_type_of, fake_copy, tensors_in, trace
 from zoo.planner import Plan, parse_budget
 from zoo.planner.adapt import adapted_plan
 from zoo.planner.asked import Asked, check_made_for
@@ -133,11 +133,9 @@ def real_peak(plan: Plan, model: nn.Module, loss: Callable[[Any], Tensor] | None
 def _prepared(model: nn.Module, asked: Asked) -> Iterator[tuple[Search, Callable[[Plan | None], Timeline]]]:
     """The model traced and priced on a copy without data, which lives as long as the context."""
     loss = asked.loss or default_loss
-    if "swap" in asked.allow:
-        raise ValueError(
-            "plan: 'swap' moves what is kept from a GPU to host memory; plans cannot do that yet: leave it out of allow"
-        )
     args, kwargs = as_call(model, asked.batch)
+    if device_type_of((*model.parameters(), *tensors_in((args, kwargs)))) == "cpu":
+        asked = asked.without("a model in host memory", ("swap",))
     shape = next((tuple(tensor.shape) for tensor in tensors_in((args, kwargs))), ())
     with fake_copy(model, (args, kwargs)) as (copied, (args, kwargs)):
         set_policy(copied, KINDS[KEEP])

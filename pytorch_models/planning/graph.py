@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pytorch_models.densenet_blocks import DenseBlock, Transition
 from pytorch_models.planning.alone import Cost, backward_bytes_beside, cost_of, seconds_of
 from pytorch_models.planning.parts import FoundPart
-from pytorch_models.planning.settings import kinds_of, needs_codes, set_to
+from pytorch_models.planning.settings import kinds_of, needs_hooks, set_to
 from pytorch_models.planning.trace import Trace, storages_of, tensors_in
 from pytorch_models.saving import call_that_made
 from zoo.planner import CostGraph, Option, Part
@@ -108,7 +108,7 @@ def _module(part: FoundPart, after: FoundPart | None, pricing: Pricing, reruns: 
         same = (cost.resident_bytes, cost.needs_input) == (kept.resident_bytes, kept.needs_input)
         if kind != KEEP and not same:
             # Codes from outside are hooks, and a segment has hooks of its own.
-            again = not needs_codes(part.call.module, pricing.copied, kind)
+            again = not needs_hooks(part.call.module, pricing.copied, kind)
             options.append(replace(_option(kind, cost), reruns=again))
     again = reruns and not part.fixed
     facts = (part.name, kept.output_bytes, tuple(options), kept.gradient_bytes)

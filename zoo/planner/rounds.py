@@ -250,7 +250,7 @@ def within_budget(search: Search, budget_bytes: int, smallest: bool = False) -> 
         if found.peak_bytes <= budget_bytes and (best is None or found.predicted_seconds < best.predicted_seconds):
             best = found
         gap = budget_bytes - found.peak_bytes
-        target = target + gap if gap > 0 else min(target, schedule.peak_bytes) + int(haste * gap)
+        target = target + gap if gap > 0 else max(0, min(target, schedule.peak_bytes) + int(haste * gap))
         if 0 <= gap <= NEAR * budget_bytes or (schedule.seconds <= search.tables.fastest.seconds and gap >= 0):
             break
     for schedule in () if smallest else search.known(budget_bytes, best):
