@@ -12,6 +12,7 @@ from pytorch_models.densenet_blocks import DenseBlock, Transition
 from pytorch_models.planning.alone import Cost, backward_bytes_beside, cost_of, seconds_of
 from pytorch_models.planning.parts import FoundPart
 from pytorch_models.planning.settings import kinds_of, needs_hooks, set_to
+from pytorch_models.planning.skips import with_passing
 from pytorch_models.planning.trace import Trace, storages_of, tensors_in
 from pytorch_models.saving import call_that_made
 from zoo.planner import CostGraph, Option, Part
@@ -93,7 +94,7 @@ def cost_graph(
         for place, (part, after) in enumerate(zip(parts, (*parts[1:], None), strict=True))
     ]
     total = sum(part.options[0].resident_bytes for part in listed)
-    listed = [_with_noise(part, total) for part in listed]
+    listed = with_passing([_with_noise(part, total) for part in listed], found, parts)
     cost = cost_of(loss, [], (found.root.output,), {})
     end = Part(LOSS, cost.output_bytes, (_option(KEEP, cost),), cost.gradient_bytes, reruns=False, joins=False)
     return CostGraph.chain([*listed, end])
