@@ -1,14 +1,15 @@
 """Plans of eight models at five budgets: is each budget kept, is the prediction right, does one technique do better?
 
 Run: python benchmarks/planner.py [--models resnet20 resnet56] [--budgets 0.5 0.3] [--allow recompute compress]
-     [--times counted] [--csv FILE]
+     [--times counted] [--csv FILE] [--dominance [--rounds 5]]
 A row is one (model, budget). Budgets are shares of the plain peak; without --budgets five of each model: the smallest
 that a plan needs, and 10, 25, 50 and 80 % of the way from there to the plain peak. "best single" is the least time
 among what others do with every part alike and whose measured peak is within the same budget: keep, efficient,
 keep_bottleneck, every part checkpointed, sqrt(n) segments, one width of codes. "of optimum" is the plan's time over
 the least that is predicted for any schedule within the budget, where by prediction one is. Bytes are measured without
 computing anything; times are predicted, for plan and methods alike. Under the table stands, model by model, what no
-plan can be below.
+plan can be below. With --dominance: at 50, 30 and 20 % of the plain peak of small batches (or --budgets), plan and best
+single technique also take real steps, in turns.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 # Python looks first beside this file, where kernels.py is called like a package: look in the project instead.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 import zoo  # noqa: E402
+from benchmarks import plan_dominance  # noqa: E402
 from benchmarks.rows import measured_with, write_csv  # noqa: E402
 from pytorch_models.planning import sweep_plans  # noqa: E402
 from zoo.planner import InfeasibleBudgetError  # noqa: E402
@@ -104,7 +106,15 @@ def main() -> None:
     parser.add_argument("--allow", nargs="+", default=["recompute"])
     parser.add_argument("--times", default="measured", choices=["measured", "counted"])
     parser.add_argument("--csv", type=Path)
+    parser.add_argument("--dominance", action="store_true", help="take real steps by plan and best single technique")
+    parser.add_argument("--rounds", type=int, default=5, help="steps by each, with --dominance")
     given = parser.parse_args()
+    if given.dominance:
+        print(f"{measured_with('cpu')}; times {given.times}, allowed: {', '.join(given.allow)}")
+        asked = (given.budgets or plan_dominance.BUDGETS, given.allow, given.times, given.rounds)
+        table = [row for name in given.models for row in plan_dominance.rows_of(name, *asked)]
+        print(*format_table(plan_dominance.HEADS, table, left={0, len(plan_dominance.HEADS) - 1}), sep="\n")
+        return
     rows = [row for name in given.models for row in rows_of(name, given)]
     write_csv(given.csv, rows)
     lines = format_table(HEADS, [[row[head] for head in HEADS] for row in rows], left={0, len(HEADS) - 1})

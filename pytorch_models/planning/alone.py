@@ -60,7 +60,7 @@ def cost_of(run: Callable[..., Any], parameters: Sequence[Tensor], args: Any, kw
     given = {storage_of(tensor) for tensor in inputs}
     for parameter in parameters:
         parameter.grad = None
-    work, seen_input = _Work(), [False]
+    work, seen_input = Work(), [False]
 
     def pack(tensor: Tensor) -> Tensor:
         seen_input[0] = seen_input[0] or storage_of(tensor) in given
@@ -245,7 +245,7 @@ class _End(torch.autograd.Function):
         return tuple(torch.empty(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.facts)
 
 
-class _Work(TorchDispatchMode):
+class Work(TorchDispatchMode):
     """Seconds by operations and bytes moved, of the operators that run while it is active."""
 
     def __init__(self) -> None:
