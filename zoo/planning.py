@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -86,12 +87,25 @@ def study(
     max_noise: float | None = None,
     loss: Callable[[Any], Any] | None = None,
     times: str = "measured",
+    others: bool = False,
     framework: str | None = None,
 ) -> PlanStudy:
-    """`plan`, with what `zoo.plan_pictures` draws beside it."""
+    """`plan`, with what `zoo.plan_pictures` draws beside it.
+
+    Args:
+        others: with what PyTorch itself offers, `save_on_cpu` and torch.compile's memory budget: real steps are run.
+
+    Raises:
+        As `plan`; ValueError: others in another framework than PyTorch.
+    """
     package = _package(framework, model)
+    if others and not hasattr(package, "points_of_others"):
+        raise ValueError(f"study: others are methods of PyTorch, and {package.__name__} is not: leave others out")
     asked = {"allow": allow, "max_noise": max_noise, "loss": loss, "times": times}
     found: PlanStudy = package.study_plan(model, _batch(model, batch), budget=budget, **asked)
+    if others:
+        points = package.points_of_others(model, _batch(model, batch), loss)
+        found = dataclasses.replace(found, methods={**found.methods, **points})
     return found
 
 
