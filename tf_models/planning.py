@@ -18,11 +18,9 @@ from tf_models.zoo_model import ZooModel
 from zoo.planner import Plan, parse_budget
 from zoo.planner.adapt import adapted_plan, fingerprint_of_spec
 from zoo.planner.asked import Asked, batch_shape, check_made_for
-from zoo.planner.kinds import KEEP, KINDS, kinds_for
+from zoo.planner.kinds import KEEP, KINDS, bits_of, kinds_for
 from zoo.planner.rounds import Search
 from zoo.planner.study import PlanStudy, planned, studied
-
-LACKS = ("compress", "swap")
 
 
 def make_plan(
@@ -44,12 +42,13 @@ def make_plan(
     Args:
         model: one of this package's; its variables end as they were.
         batch: a shape as zoo counts, batch first: images (N, C, H, W) whatever the model's data_format.
-        allow: "recompute". What TensorFlow lacks, "compress" and "swap", is left out with a `PlanChangedWarning`.
-        max_noise: there is none to be limited.
+        allow: "recompute"; and "compress", where the model was built with codes (`compressed=4`, say), whose parts a
+            plan then tells how many bits to keep. "swap" and what else is lacking is left out with a
+            `PlanChangedWarning`.
         loss: none but cross entropy is planned for.
         amp: the step will run in mixed precision, as `train` does it.
         device: is not looked at: bytes are counted on the CPU.
-        budget, objective, times, solver: as `zoo.plan`.
+        budget, max_noise, objective, times, solver: as `zoo.plan`.
 
     Raises:
         InfeasibleBudgetError: the budget is too small; states the smallest.
@@ -83,14 +82,15 @@ def _prepared(model: Any, asked: Asked) -> Search:
     """The checks, and the model priced."""
     asked.check_no_loss("TensorFlow", "cross entropy")
     shape = _shape(model, asked.batch)
-    return _search(model, shape, asked.without("tensorflow", LACKS))
+    return _search(model, shape, asked.without(*_lacking(model)))
 
 
 def adapt_plan(plan: Plan, model: ZooModel) -> Plan:
     """See `zoo.planner.Plan.adapted`."""
     _check(model, "Plan.adapted")
     check_made_for(plan, fingerprint_of_spec(model.spec), model, "Plan.adapted")
-    asked = Asked(plan.input_shape, plan.budget_bytes, times="counted")
+    allowed = ("recompute",) if model.code_seeds is None else ("recompute", "compress")
+    asked = Asked(plan.input_shape, plan.budget_bytes, allowed, times="counted")
     return adapted_plan(plan, _search(model, plan.input_shape, asked))
 
 
@@ -103,6 +103,12 @@ def apply_plan(plan: Plan, model: ZooModel) -> ZooModel:
     names = tuple(name for name, _ in model.part_functions())
     if names != tuple(part.name for part in plan.parts[: len(names)]):
         raise ValueError(f"Plan.apply: the plan's parts are not the model's: {names}; give plan.adapted(model)")
+    coded = [part for part in plan.parts if bits_of(part.choice)]
+    if coded and model.code_seeds is None:
+        raise ValueError(
+            f"Plan.apply: {coded[0].name} is to be kept in {coded[0].choice}, and this model was built without codes: "
+            "build it with compressed=4"
+        )
     policies = {part.name: KINDS[part.choice] for part in plan.parts[: len(names)]}
     model.carried_plan = CarriedPlan(plan, names, policies, plan.steps)
     return model
@@ -142,6 +148,13 @@ def _search(model: ZooModel, shape: tuple[int, ...], asked: Asked) -> Search:
     plain_peak, _ = measure(None)
     words |= {"budget_bytes": parse_budget(asked.budget, plain_peak), "plain_peak_bytes": plain_peak}
     return Search(graph, measure, words, asked.max_noise, asked.solver)
+
+
+def _lacking(model: ZooModel) -> tuple[str, tuple[str, ...]]:
+    """What a model cannot do, and why, in a word: codes are made by what a model is built with."""
+    if model.code_seeds is None:
+        return "a model of tensorflow without compressed=...", ("compress", "swap")
+    return "tensorflow", ("swap",)
 
 
 def _check(model: Any, where: str) -> None:
