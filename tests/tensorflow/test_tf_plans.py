@@ -129,6 +129,13 @@ def test_a_coded_model_keeps_by_its_plan_and_codes_run_again() -> None:
         assert_same({key: canonical_weights(model)[key] for key in statistics}, statistics)
 
 
+def test_codes_are_refused_by_a_model_that_was_built_without() -> None:
+    kinds = ("keep", "keep", "keep", "2 bits", "keep", "keep", "keep", "keep", "keep")
+    with pytest.raises(ValueError, match=r"layer1\.0 .* 2 bits, .* built without codes: build it with compressed=4"):
+        by_hand(kinds, tuple(range(9)), "tensorflow").apply(made())
+
+
+@pytest.mark.slow
 def test_a_model_with_codes_is_planned_with_codes_part_by_part() -> None:
     keras.utils.set_random_seed(0)
     model = ResNet(**FIELDS, compressed=4)
@@ -142,8 +149,6 @@ def test_a_model_with_codes_is_planned_with_codes_part_by_part() -> None:
     assert np.isclose(found["loss"], expected["loss"], rtol=1e-6)
     far = max(float(np.abs(found[name] - expected[name]).max()) for name in expected if name.startswith("gradient"))
     assert far > 1e-6, "it is really coded"
-    with pytest.raises(ValueError, match="built without codes: build it with compressed=4"):
-        plan.apply(made())
     theirs = by_hand(("keep",) * 3 + ("2 bits", "keep", "efficient", "keep", "keep", "keep"), tuple(range(9)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
