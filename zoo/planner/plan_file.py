@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 from zoo.choices import unknown
 from zoo.field_checks import check_integer, check_number
 from zoo.planner.kinds import KINDS
 
 FORMAT = 1
+Check: TypeAlias = Callable[[str, Any], Any]  # (name, value) -> the value as a plan has it
 
 
 def checked_fields(found: Any, of_plan: type, of_part: type) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def checked_fields(found: Any, of_plan: type, of_part: type) -> dict[str, Any]:
     return known
 
 
-def _checked(found: Any, of: type, where: str, checks: Mapping[str, Callable[[str, Any], Any]]) -> dict[str, Any]:
+def _checked(found: Any, of: type, where: str, checks: Mapping[str, Check]) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise TypeError(f"{where.removesuffix('.')} must be an object, not {_short(found)}")
     names = [field.name for field in fields(of)]
@@ -44,7 +45,8 @@ def _checked(found: Any, of: type, where: str, checks: Mapping[str, Callable[[st
     more = set(found) - {*names, *(() if where else ("format",))}
     if more:
         raise ValueError(f"{where}{min(more)} is no field of a plan")
-    return {name: checks.get(name, _bytes)(f"{where}{name}", found[name]) for name in names}
+    counted: Mapping[str, Check] = dict.fromkeys(names, _bytes)
+    return {name: {**counted, **checks}[name](f"{where}{name}", found[name]) for name in names}
 
 
 def _bytes(name: str, value: Any) -> int:
@@ -94,7 +96,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
-PLAN_FIELDS: Mapping[str, Callable[[str, Any], Any]] = MappingProxyType(
+PLAN_FIELDS: Mapping[str, Check] = MappingProxyType(
     {
         **dict.fromkeys(("framework", "model", "fingerprint"), _text),
         **dict.fromkeys(("predicted_seconds", "plain_seconds", "noise"), _seconds),
@@ -103,6 +105,6 @@ PLAN_FIELDS: Mapping[str, Callable[[str, Any], Any]] = MappingProxyType(
         "steps": _steps,
     }
 )
-PART_FIELDS: Mapping[str, Callable[[str, Any], Any]] = MappingProxyType(
+PART_FIELDS: Mapping[str, Check] = MappingProxyType(
     {"name": _text, "choice": _kind, "runs": lambda name, value: check_integer(name, value, 1), "seconds": _seconds}
 )
