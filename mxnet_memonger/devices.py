@@ -8,7 +8,7 @@ import numpy as np
 
 from mxnet_memonger.numpy_names import mx
 from zoo.options import TrainingOptions
-from zoo.refusals import Asked, check_offered
+from zoo.refusals import Request, check_offered
 
 _SIGNS = ("memory allocation failed", "failed to allocate", "out of memory", "cannot allocate memory", "bad_alloc")
 
@@ -39,7 +39,7 @@ def check_device(device: str, amp: bool = False) -> None:
     Raises:
         ValueError: a GPU is asked for and this MXNet has none, or mixed precision is.
     """
-    check_offered("mxnet", Asked(options=TrainingOptions(amp=amp)))
+    check_offered("mxnet", Request(options=TrainingOptions(amp=amp)))
     if not device.startswith("cuda"):
         return
     count = mx.context.num_gpus() if mx.runtime.Features().is_enabled("CUDA") else 0

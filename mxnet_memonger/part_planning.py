@@ -13,11 +13,11 @@ from mxnet_memonger.symbol_graph import BYTES_A_VALUE, Entry
 from mxnet_memonger.symbol_model import SymbolModel
 from zoo.planner import CostGraph, Option, Part, Plan, parse_budget
 from zoo.planner.adapt import adapted_plan, fingerprint_of_spec
-from zoo.planner.asked import batch_shape, check_asked, check_made_for, without_lacking
+from zoo.planner.asked import Asked, batch_shape, check_made_for
 from zoo.planner.kinds import KEEP
-from zoo.planner.rounds import Search, within_budget
-from zoo.planner.study import PlanStudy, points_of_methods
-from zoo.refusals import Asked, check_offered
+from zoo.planner.rounds import Search
+from zoo.planner.study import PlanStudy, planned, studied
+from zoo.refusals import Request, check_offered
 
 FLOPS_PER_SECOND, BYTES_PER_SECOND = 5e10, 1e10  # of one core, about: only their ratio matters to a plan
 LACKS = ("compress", "swap")
@@ -57,8 +57,8 @@ def make_plan(
         TypeError, ValueError: as `zoo.plan`; an LSTM, whose time steps are no blocks.
     """
     check_device("cpu", amp)
-    search = _prepared(model, batch, budget, allow, max_noise, objective, loss, times, solver)
-    return within_budget(search, search.words["budget_bytes"], smallest=objective == "memory")
+    asked = Asked(batch, budget, allow, max_noise, objective, loss, times, solver)
+    return planned(_prepared(model, asked), objective)
 
 
 def real_peak(plan: Plan, model: SymbolModel, loss: Any = None) -> int:
@@ -77,35 +77,20 @@ def study_plan(
     times: str = "measured",
 ) -> PlanStudy:
     """`make_plan`, with the frontier and the known methods beside it; how memory runs over a step is not told."""
-    search = _prepared(model, batch, budget, allow, max_noise, "time", loss, times, "chain")
-    plan = within_budget(search, search.words["budget_bytes"])
-    return PlanStudy(plan, search.frontier(), points_of_methods(search.graph), {})
+    return studied(_prepared(model, Asked(batch, budget, allow, max_noise, "time", loss, times)))
 
 
-def _prepared(
-    model: Any,
-    batch: Any,
-    budget: int | float | str,
-    allow: str | Iterable[str],
-    max_noise: float | None,
-    objective: str,
-    loss: Any,
-    times: str,
-    solver: str,
-) -> Search:
+def _prepared(model: Any, asked: Asked) -> Search:
     """The checks, and the network priced."""
-    allowed = check_asked(budget, allow, objective, times, solver)
-    if loss is not None:
-        raise ValueError("plan: in MXNet a step is planned with the model's own softmax: leave loss out")
-    without_lacking("mxnet", allowed, LACKS)
-    return _search(model, batch, budget, "recompute" in allowed, max_noise, solver)
+    asked.check_no_loss("MXNet", "the model's own softmax")
+    return _search(model, asked.without("mxnet", LACKS))
 
 
 def adapt_plan(plan: Plan, model: SymbolModel) -> Plan:
     """See `zoo.planner.Plan.adapted`."""
     _check(model, "Plan.adapted", plan.budget_bytes)
     check_made_for(plan, fingerprint_of_spec(model.spec), model, "Plan.adapted")
-    return adapted_plan(plan, _search(model, plan.input_shape, plan.budget_bytes, True))
+    return adapted_plan(plan, _search(model, Asked(plan.input_shape, plan.budget_bytes)))
 
 
 def apply_plan(plan: Plan, model: SymbolModel) -> SymbolModel:
@@ -126,21 +111,14 @@ def remove_plan(plan: Plan, model: SymbolModel) -> SymbolModel:
     return model
 
 
-def _search(
-    model: Any,
-    batch: Any,
-    budget: int | float | str,
-    again: bool,
-    max_noise: float | None = None,
-    solver: str = "chain",
-) -> Search:
-    _check(model, "plan", budget)
+def _search(model: Any, asked: Asked) -> Search:
+    _check(model, "plan", asked.budget)
     if model.carried_plan is not None:
         raise ValueError("plan: this model has a plan already: remove it first, with plan.remove(model)")
-    shape = batch_shape(batch)
+    shape = batch_shape(asked.batch)
     found = PartSpace.of(model, shape)
     gradients = sum(BYTES_A_VALUE * math.prod(model.arrays[name].shape) for name in model.parameter_names())
-    graph = cost_graph(found, gradients, again)
+    graph = cost_graph(found, gradients, asked.reruns)
 
     def measure(plan: Plan) -> tuple[int, int]:
         mirrored = found.mirror_plan(plan.steps, [part.choice for part in plan.parts])
@@ -153,10 +131,10 @@ def _search(
         "model": model.spec.in_words(),
         "fingerprint": fingerprint_of_spec(model.spec),
         "input_shape": shape,
-        "budget_bytes": parse_budget(budget, plain_peak),
+        "budget_bytes": parse_budget(asked.budget, plain_peak),
         "plain_peak_bytes": plain_peak,
     }
-    return Search(graph, measure, words, max_noise, solver, once=True)
+    return Search(graph, measure, words, asked.max_noise, asked.solver, once=True)
 
 
 def cost_graph(found: PartSpace, gradients: int, again: bool) -> CostGraph:
@@ -219,4 +197,4 @@ def _largest_run(part: BlockPart, kept: frozenset[int], sizes: Mapping[Entry, in
 def _check(model: Any, where: str, budget: int | float | str) -> None:
     if not isinstance(model, SymbolModel):
         raise TypeError(f"{where}: a model of mxnet_memonger is needed, not {type(model).__name__}")
-    check_offered("mxnet", Asked(model.spec, budget=budget))
+    check_offered("mxnet", Request(model.spec, budget=budget))

@@ -15,7 +15,7 @@ from mxnet_memonger.binding import VALUE, bind_for_prediction, saved_bytes
 from mxnet_memonger.compression import compress
 from mxnet_memonger.numpy_names import mx
 from zoo.policy import MemoryPolicy
-from zoo.refusals import Asked, check_offered
+from zoo.refusals import Request, check_offered
 
 LABEL = "softmax_label"
 HALF_A_PASS = 0.5  # of the forward work, what keep_bottleneck lets be done again
@@ -57,7 +57,7 @@ class SymbolModel(abc.ABC):
     ) -> None:
         policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
         config = self.config_type(**fields)
-        check_offered("mxnet", Asked(config, policy))
+        check_offered("mxnet", Request(config, policy))
         self.spec, self.policy = config, policy
         self._planned: dict[tuple[int, ...], Any] = {}
         self.carried_plan: Any = None

@@ -19,7 +19,7 @@ from zoo.batches import EvaluationBatches, TrainingBatches, step_seed
 from zoo.data.text_data import Data
 from zoo.launch import Launch
 from zoo.options import TrainingError, TrainingOptions, TrainingResult
-from zoo.refusals import Asked, check_offered
+from zoo.refusals import Request, check_offered
 from zoo.report import MIB
 from zoo.run_folder import RunFolder
 from zoo.saved_run import describe_network
@@ -50,7 +50,7 @@ def train(model: SymbolModel, data: Data, options: TrainingOptions) -> TrainingR
     """
     if not isinstance(model, SymbolModel):
         raise TypeError(f"train: a model of mxnet_memonger is needed, not {type(model).__name__}")
-    check_offered("mxnet", Asked(model.spec, model.policy, options, launch=Launch.from_environment()))
+    check_offered("mxnet", Request(model.spec, model.policy, options, launch=Launch.from_environment()))
     check_device(options.device)
     data.split(options.valid_size, options.seed)
     workers = Workers.from_environment()

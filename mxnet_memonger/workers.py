@@ -9,7 +9,7 @@ from typing import Any
 from mxnet_memonger.numpy_names import mx
 from zoo.launch import Launch
 from zoo.options import RefusedOptionError
-from zoo.refusals import Asked, check_offered
+from zoo.refusals import Request, check_offered
 
 
 class Workers:
@@ -34,7 +34,7 @@ class Workers:
         launch = Launch.from_environment(environment)
         if not launch.launched:
             return cls(launch)
-        check_offered("mxnet", Asked(launch=launch))
+        check_offered("mxnet", Request(launch=launch))
         if not mx.runtime.Features().is_enabled("DIST_KVSTORE"):
             raise RefusedOptionError(f"MXNet {mx.__version__} is built without DIST_KVSTORE here: train in one process")
         return cls(launch, mx.kv.create("dist_sync"))

@@ -16,6 +16,7 @@ from pytorch_models.measure_processes import measure_in_processes
 from pytorch_models.mobilenet_v2 import MobileNetV2
 from pytorch_models.out_of_memory import is_out_of_memory
 from pytorch_models.planning import adapt_plan, apply_plan, make_plan, real_peak, remove_plan, study_plan
+from pytorch_models.planning.others import points_of_others
 from pytorch_models.resnet import ResNet
 from pytorch_models.segments import checkpoint_segments
 from pytorch_models.training import train
@@ -42,6 +43,7 @@ __all__ = [
     "make_plan",
     "measure_in_processes",
     "measure_step",
+    "points_of_others",
     "real_peak",
     "remove_plan",
     "save_weights",

@@ -37,6 +37,7 @@ class MemoryTracker(TorchDispatchMode):
 
     Args:
         external: tensors that exist already (parameters, buffers, inputs); views of them are not counted.
+        device: only storages on devices of this type are counted, such as "cuda"; "" = all.
 
     Example:
         >>> import torch
@@ -46,8 +47,9 @@ class MemoryTracker(TorchDispatchMode):
         2
     """
 
-    def __init__(self, external: Iterable[Tensor] = ()) -> None:
+    def __init__(self, external: Iterable[Tensor] = (), device: str = "") -> None:
         super().__init__()
+        self.device = device
         self.allocations: list[Allocation] = []
         self.live_bytes = 0
         self.peak_bytes = 0
@@ -84,7 +86,7 @@ class MemoryTracker(TorchDispatchMode):
 
     def _birth(self, tensor: Tensor) -> None:
         key, storage = _key(tensor), tensor.untyped_storage()
-        if key in self._external or storage.nbytes() == 0:
+        if key in self._external or storage.nbytes() == 0 or self.device not in ("", tensor.device.type):
             return
         allocation = Allocation(storage.nbytes(), self.clock)
         self.allocations.append(allocation)

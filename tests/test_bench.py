@@ -14,11 +14,11 @@ import pytest
 
 from zoo import bench, frameworks
 from zoo.bench.catalogue import _acgc, _batch_growth, _largest, _levels, _memonger
-from zoo.bench.largest import largest_that_fits
 from zoo.bench.output import as_markdown, as_text
 from zoo.bench.steps import StepNetwork, StepWork
 from zoo.bench.table import Bench, BenchResult
 from zoo.bench.training import TrainingWork
+from zoo.largest import largest_that_fits
 
 
 def needs(framework: str) -> None:

@@ -16,6 +16,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 import zoo
 from zoo import weights
 from zoo.planner import Plan
+from zoo.planner.kinds import KINDS
 from zoo.planner.plan import PlannedPart
 from zoo.run_folder import RunFolderError, finished_epochs, read_flags, read_result
 from zoo.saved_run import rebuild_config
@@ -74,7 +75,8 @@ def test_damaged_weights_are_read_or_refused(data: st.DataObject, tmp_path: Path
 
 COUNTS = st.integers(0, 2**50)
 SECONDS = st.floats(0, 1e6)
-PARTS = st.builds(PlannedPart, st.text(), st.text(), st.integers(1, 9), COUNTS, COUNTS, SECONDS)
+KIND = st.sampled_from(sorted(KINDS))
+PARTS = st.builds(PlannedPart, st.text(), KIND, st.integers(1, 9), COUNTS, COUNTS, SECONDS)
 
 
 @st.composite
@@ -96,6 +98,46 @@ def test_a_plan_comes_back_from_its_file(plan: Plan, tmp_path: Path) -> None:
     plan.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json") == plan
     assert str(Plan.load(tmp_path / "plan.json")) == str(plan)
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | KIND
+ANY_JSON = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner))
+
+
+@in_one_folder
+@given(plan=plans(), value=ANY_JSON, data=st.data())
+def test_a_field_that_cannot_be_is_refused_by_its_name(
+    plan: Plan, value: object, data: st.DataObject, tmp_path: Path
+) -> None:
+    """Any JSON in the place of one field: a plan that is itself a file, or a ValueError that names the field."""
+    path = tmp_path / "plan.json"
+    plan.save(path)
+    found = json.loads(path.read_text())
+    field = data.draw(st.sampled_from(sorted(found)))
+    where, holder = field, found
+    if data.draw(st.booleans()):
+        place = data.draw(st.integers(0, len(plan.parts) - 1))
+        holder, field = found["parts"][place], data.draw(st.sampled_from(sorted(found["parts"][place])))
+        where = f"parts[{place}].{field}"
+    holder[field] = value
+    path.write_text(json.dumps(found))
+    try:
+        read = Plan.load(path)
+    except ValueError as error:
+        assert where in str(error)  # noqa: PT017 - another value may do as well
+    else:
+        read.save(path)
+        assert Plan.load(path) == read
+        assert str(read)
+        assert {part.choice for part in read.parts} <= {*KINDS}
+
+
+@pytest.mark.parametrize("text", ["[" * 10**5, '{"format": ' + "9" * 5000 + "}", "{}", '"plan"', "1e999", "\ufeff{}"])
+def test_what_json_holds_no_plan(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="holds no plan"):
+        Plan.load(path)
 
 
 @in_one_folder

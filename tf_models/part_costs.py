@@ -17,6 +17,7 @@ from tf_models.tensorflow_names import tf
 from tf_models.zoo_model import ZooModel, check_policy
 from zoo.planner import CostGraph, Option, Part
 from zoo.planner.kinds import KEEP, KINDS
+from zoo.planner.noise import with_noise
 
 LOSS = "(loss)"
 LEAST_BYTES = 2**18  # on a CPU, TensorFlow tells of nothing smaller
@@ -76,12 +77,13 @@ def cost_graph(model: ZooModel, inputs: Any, kinds: Sequence[str], times: str, a
         facts = (part.name, _size(part.gives), tuple(options))
         parts.append(Part(*facts, left_bytes=left, reruns=reruns, joins=reruns and not part.is_first))
     parts.append(Part(LOSS, 0, (Option(KEEP, 0, 0.0, 0.0),), reruns=False, joins=False))
-    return CostGraph.chain(parts)
+    return CostGraph.chain(with_noise(parts))
 
 
 def traced_parts(model: ZooModel, inputs: Any) -> list[TracedPart]:
     """The parts of a model on a batch; nothing is computed, and no variable moves."""
-    run = Pass(True, KINDS[KEEP], dropout=_seed(model), moves=False)
+    noise = None if model.code_seeds is None else tf.constant(1, tf.uint64)
+    run = Pass(True, KINDS[KEEP], noise, _seed(model), moves=False)
     found: list[TracedPart] = []
 
     def walk(values: Any) -> Any:

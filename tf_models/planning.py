@@ -17,12 +17,10 @@ from tf_models.step import in_mixed_precision
 from tf_models.zoo_model import ZooModel
 from zoo.planner import Plan, parse_budget
 from zoo.planner.adapt import adapted_plan, fingerprint_of_spec
-from zoo.planner.asked import batch_shape, check_asked, check_made_for, without_lacking
-from zoo.planner.kinds import KEEP, KINDS, kinds_for
-from zoo.planner.rounds import Search, within_budget
-from zoo.planner.study import PlanStudy, points_of_methods
-
-LACKS = ("compress", "swap")
+from zoo.planner.asked import Asked, batch_shape, check_made_for
+from zoo.planner.kinds import KEEP, KINDS, bits_of, kinds_for
+from zoo.planner.rounds import Search
+from zoo.planner.study import PlanStudy, planned, studied
 
 
 def make_plan(
@@ -44,21 +42,21 @@ def make_plan(
     Args:
         model: one of this package's; its variables end as they were.
         batch: a shape as zoo counts, batch first: images (N, C, H, W) whatever the model's data_format.
-        allow: "recompute". What TensorFlow lacks, "compress" and "swap", is left out with a `PlanChangedWarning`.
-        max_noise: there is none to be limited.
+        allow: "recompute"; and "compress", where the model was built with codes (`compressed=4`, say), whose parts a
+            plan then tells how many bits to keep. "swap" and what else is lacking is left out with a
+            `PlanChangedWarning`.
         loss: none but cross entropy is planned for.
         amp: the step will run in mixed precision, as `train` does it.
         device: is not looked at: bytes are counted on the CPU.
-        budget, objective, times, solver: as `zoo.plan`.
+        budget, max_noise, objective, times, solver: as `zoo.plan`.
 
     Raises:
         InfeasibleBudgetError: the budget is too small; states the smallest.
         TypeError, ValueError: as `zoo.plan`.
     """
     _check(model, "plan")
-    planned = in_mixed_precision(model) if amp else model
-    search = _prepared(planned, batch, budget, allow, max_noise, objective, loss, times, solver)
-    return within_budget(search, search.words["budget_bytes"], smallest=objective == "memory")
+    asked = Asked(batch, budget, allow, max_noise, objective, loss, times, solver)
+    return planned(_prepared(in_mixed_precision(model) if amp else model, asked), objective)
 
 
 def real_peak(plan: Plan, model: ZooModel, loss: Any = None) -> int:
@@ -77,37 +75,23 @@ def study_plan(
     times: str = "measured",
 ) -> PlanStudy:
     """`make_plan`, with the frontier and the known methods beside it; how memory runs over a step is not told."""
-    search = _prepared(model, batch, budget, allow, max_noise, "time", loss, times, "chain")
-    plan = within_budget(search, search.words["budget_bytes"])
-    return PlanStudy(plan, search.frontier(), points_of_methods(search.graph), {})
+    return studied(_prepared(model, Asked(batch, budget, allow, max_noise, "time", loss, times)))
 
 
-def _prepared(
-    model: Any,
-    batch: Any,
-    budget: int | float | str,
-    allow: str | Iterable[str],
-    max_noise: float | None,
-    objective: str,
-    loss: Any,
-    times: str,
-    solver: str,
-) -> Search:
+def _prepared(model: Any, asked: Asked) -> Search:
     """The checks, and the model priced."""
-    allowed = check_asked(budget, allow, objective, times, solver)
-    if loss is not None:
-        raise ValueError("plan: in TensorFlow a step is planned with cross entropy: leave loss out")
-    shape = _shape(model, batch)
-    allowed_here = without_lacking("tensorflow", allowed, LACKS)
-    return _search(model, shape, budget, allowed_here, times, max_noise, solver)
+    asked.check_no_loss("TensorFlow", "cross entropy")
+    shape = _shape(model, asked.batch)
+    return _search(model, shape, asked.without(*_lacking(model)))
 
 
 def adapt_plan(plan: Plan, model: ZooModel) -> Plan:
     """See `zoo.planner.Plan.adapted`."""
     _check(model, "Plan.adapted")
     check_made_for(plan, fingerprint_of_spec(model.spec), model, "Plan.adapted")
-    search = _search(model, plan.input_shape, plan.budget_bytes, ("recompute",), "counted")
-    return adapted_plan(plan, search)
+    allowed = ("recompute",) if model.code_seeds is None else ("recompute", "compress")
+    asked = Asked(plan.input_shape, plan.budget_bytes, allowed, times="counted")
+    return adapted_plan(plan, _search(model, plan.input_shape, asked))
 
 
 def apply_plan(plan: Plan, model: ZooModel) -> ZooModel:
@@ -119,6 +103,12 @@ def apply_plan(plan: Plan, model: ZooModel) -> ZooModel:
     names = tuple(name for name, _ in model.part_functions())
     if names != tuple(part.name for part in plan.parts[: len(names)]):
         raise ValueError(f"Plan.apply: the plan's parts are not the model's: {names}; give plan.adapted(model)")
+    coded = [part for part in plan.parts if bits_of(part.choice)]
+    if coded and model.code_seeds is None:
+        raise ValueError(
+            f"Plan.apply: {coded[0].name} is to be kept in {coded[0].choice}, and this model was built without codes: "
+            "build it with compressed=4"
+        )
     policies = {part.name: KINDS[part.choice] for part in plan.parts[: len(names)]}
     model.carried_plan = CarriedPlan(plan, names, policies, plan.steps)
     return model
@@ -132,19 +122,11 @@ def remove_plan(plan: Plan, model: ZooModel) -> ZooModel:
     return model
 
 
-def _search(
-    model: ZooModel,
-    shape: tuple[int, ...],
-    budget: int | float | str,
-    allowed: Iterable[str],
-    times: str,
-    max_noise: float | None = None,
-    solver: str = "chain",
-) -> Search:
+def _search(model: ZooModel, shape: tuple[int, ...], asked: Asked) -> Search:
     if model.carried_plan is not None:
         raise ValueError("plan: this model has a plan already: remove it first, with plan.remove(model)")
     inputs, _ = random_batch(model, shape, np.float32)
-    graph = cost_graph(model, inputs, kinds_for(allowed), times, "recompute" in tuple(allowed))
+    graph = cost_graph(model, inputs, kinds_for(asked.allow), asked.times, asked.reruns)
     names = tuple(part.name for part in graph.parts[:-1])
     words: dict[str, Any] = {
         "framework": "tensorflow",
@@ -164,8 +146,15 @@ def _search(
         return found.peak_bytes, found.saved_bytes
 
     plain_peak, _ = measure(None)
-    words |= {"budget_bytes": parse_budget(budget, plain_peak), "plain_peak_bytes": plain_peak}
-    return Search(graph, measure, words, max_noise, solver)
+    words |= {"budget_bytes": parse_budget(asked.budget, plain_peak), "plain_peak_bytes": plain_peak}
+    return Search(graph, measure, words, asked.max_noise, asked.solver)
+
+
+def _lacking(model: ZooModel) -> tuple[str, tuple[str, ...]]:
+    """What a model cannot do, and why, in a word: codes are made by what a model is built with."""
+    if model.code_seeds is None:
+        return "a model of tensorflow without compressed=...", ("compress", "swap")
+    return "tensorflow", ("swap",)
 
 
 def _check(model: Any, where: str) -> None:

@@ -10,7 +10,7 @@ from tf_models.devices import tensorflow_device
 from tf_models.tensorflow_names import tf
 from zoo.launch import Launch
 from zoo.options import RefusedOptionError, TrainingOptions
-from zoo.refusals import Asked, check_offered
+from zoo.refusals import Request, check_offered
 
 
 class Workers:
@@ -78,7 +78,7 @@ def join_workers(options: TrainingOptions) -> Workers:
         1
     """
     launch = Launch.from_environment()
-    check_offered("tensorflow", Asked(options=options, launch=launch))
+    check_offered("tensorflow", Request(options=options, launch=launch))
     if options.horovod:
         return _by_horovod(options)
     if not launch.launched:

@@ -16,7 +16,7 @@ from tf_models.operators import FORMATS, Convolution, channel_axis
 from tf_models.tensorflow_names import keras
 from zoo.choices import unknown
 from zoo.policy import MemoryPolicy
-from zoo.refusals import Asked, check_offered
+from zoo.refusals import Request, check_offered
 
 PACKAGE = "tf_models"  # the name that Keras registers the models under, for files
 POLICY_FIELDS = ("efficient", "keep_bottleneck", "opt_memory", "compressed")
@@ -185,5 +185,5 @@ def check_policy(family: str, spec: Any, policy: MemoryPolicy, codes: bool) -> N
         ValueError: a classic level other than 0, or what the family is not built with.
     """
     spec.check_policy(policy)
-    check_offered("tensorflow", Asked(spec, policy))
+    check_offered("tensorflow", Request(spec, policy))
     check_codes(policy, family, codes)

@@ -101,6 +101,7 @@ def plan_command(
     save: str | None = None,
     pictures: str | None = None,
     html: str | None = None,
+    others: bool = False,
     framework: str = "torch",
 ) -> int:
     """Print what each part of a model should keep, recompute or compress so that a training step fits a byte budget.
@@ -110,12 +111,13 @@ def plan_command(
         budget: 2GiB, 512MB, bytes, or a share of what the plain model needs, as 0.3
         batch_size: images
         image_size: height and width in pixels
-        allow: recompute (exact), compress (lossy, unbiased), or both: recompute,compress
+        allow: recompute (exact), compress (lossy, unbiased), swap (exact, off a GPU), or several: recompute,compress
         max_noise: the most that compression may round, as a share of the kept values' variance
         times: measured, each kind of part is run for a moment; or counted, by operations and bytes
         save: file for the plan, to be read by zoo.planner.Plan.load
         pictures: folder for memory.png, frontier.png and parts.png
         html: file for one page with the pictures and a table to search and sort
+        others: show save_on_cpu and torch.compile's memory budget beside the plans; real steps are run
         framework: where to build the model
     """
     if model is None or budget is None:
@@ -126,7 +128,7 @@ def plan_command(
     shape = image_shape_for(built, image_size, batch_size)
     words = tuple(word.strip() for word in allow.split(",") if word.strip())
     asked: dict[str, Any] = {"allow": words, "max_noise": max_noise, "times": times, "framework": framework}
-    found = study(built, shape, budget=budget, **asked)
+    found = study(built, shape, budget=budget, others=others, **asked)
     print(found.plan)
     if save is not None:
         found.plan.save(save)

@@ -23,7 +23,7 @@ from zoo.launch import Launch
 from zoo.lstm import FAMILY_DEFAULTS, LSTMConfig
 from zoo.options import TrainingOptions
 from zoo.policy import MemoryPolicy
-from zoo.refusals import Asked, check_offered
+from zoo.refusals import Request, check_offered
 from zoo.run_folder import check_save_folder, read_flags
 
 FAMILY = "densenet"
@@ -160,7 +160,7 @@ def plan(flags: Mapping[str, Any]) -> Experiment:
     if chosen["valid_size"] is None:
         del chosen["valid_size"]
     wanted = TrainingOptions(**chosen)  # before the data is looked for: what is wrong in itself is told first
-    check_offered(framework.name, Asked(config, policy, wanted, flags["budget"], Launch.from_environment()))
+    check_offered(framework.name, Request(config, policy, wanted, flags["budget"], Launch.from_environment()))
     zoo.data.check(flags["data"], flags["data_dir"])
     flags = _with_whole_paths(flags)
     description = {name: value for name, value in flags.items() if name not in TrainingOptions.__dataclass_fields__}

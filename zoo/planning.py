@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from zoo import frameworks
+from zoo.largest import largest_that_fits
 from zoo.measuring import image_shape_for
 
 if TYPE_CHECKING:
     from zoo.planner import Plan
     from zoo.planner.study import PlanStudy
 
-MOST_TRIES = 12
 BATCH = 64
+LEAST_BATCH, MOST_SAMPLES = 2, 2**40  # batch norms need two
 
 
 def plan(
@@ -43,7 +45,8 @@ def plan(
         batch: a tensor, a tuple of the model's arguments, a mapping of keywords, a shape with the batch first, or, for
             a model of the zoo, the number of samples.
         budget: bytes, text such as "2GiB" or "512MB", or a fraction, of what the plain model's step needs.
-        allow: out of "recompute" (exact) and "compress" (lossy, unbiased weight gradients).
+        allow: out of "recompute" (exact), "compress" (lossy, unbiased weight gradients) and "swap" (exact: from a GPU
+            to host memory and back; elsewhere left out with a `PlanChangedWarning`).
         max_noise: the most noise, as a share of the kept values' variance; None = any that "compress" brings.
         objective: "time", the fastest within the budget; or "memory", the one that needs least.
         loss: of what the model gives; by default cross-entropy of (N, classes) scores, else a mean square.
@@ -84,12 +87,25 @@ def study(
     max_noise: float | None = None,
     loss: Callable[[Any], Any] | None = None,
     times: str = "measured",
+    others: bool = False,
     framework: str | None = None,
 ) -> PlanStudy:
-    """`plan`, with what `zoo.plan_pictures` draws beside it."""
+    """`plan`, with what `zoo.plan_pictures` draws beside it.
+
+    Args:
+        others: with what PyTorch itself offers, `save_on_cpu` and torch.compile's memory budget: real steps are run.
+
+    Raises:
+        As `plan`; ValueError: others in another framework than PyTorch.
+    """
     package = _package(framework, model)
+    if others and not hasattr(package, "points_of_others"):
+        raise ValueError(f"study: others are methods of PyTorch, and {package.__name__} is not: leave others out")
     asked = {"allow": allow, "max_noise": max_noise, "loss": loss, "times": times}
     found: PlanStudy = package.study_plan(model, _batch(model, batch), budget=budget, **asked)
+    if others:
+        points = package.points_of_others(model, _batch(model, batch), loss)
+        found = dataclasses.replace(found, methods={**found.methods, **points})
     return found
 
 
@@ -133,7 +149,7 @@ def max_batch(
         return found
 
     plans: dict[int, Plan] = {}
-    found = _largest(lambda samples: _known(plans, samples, plan_of).peak_bytes, limit)
+    found, _, _ = largest_that_fits(lambda n: _known(plans, n, plan_of).peak_bytes, limit, LEAST_BATCH, MOST_SAMPLES)
     while found and verify and package.real_peak(_known(plans, found, plan_of), model, loss) > limit:
         found -= 1
     return found
@@ -143,35 +159,6 @@ def _known(plans: dict[int, Plan], samples: int, make: Callable[[int], Plan]) ->
     if samples not in plans:
         plans[samples] = make(samples)
     return plans[samples]
-
-
-def _largest(peak_of: Callable[[int], int], limit: int) -> int:
-    """The largest batch whose peak is within the limit; 0 = not even two samples'."""
-    fits, too_large = {2: peak_of(2)}, 0
-    if fits[2] > limit:
-        return 0
-    guess = 4
-    for _ in range(MOST_TRIES):
-        peak = peak_of(guess)
-        if peak <= limit:
-            fits[guess] = peak
-        else:
-            too_large = guess if not too_large else min(too_large, guess)
-        best = max(fits)
-        if too_large == best + 1:
-            break
-        guess = _next_guess(fits, {guess: peak}, best, limit, too_large)
-    return max(fits)
-
-
-def _next_guess(fits: dict[int, int], last: dict[int, int], best: int, limit: int, too_large: int) -> int:
-    """Where a straight line through two measured batches meets the budget, between what fits and what does not."""
-    known = {**fits, **last}
-    low, high = min(known), max(known)
-    slope = max((known[high] - known[low]) / max(high - low, 1), 1.0)
-    guess = best + int((limit - fits[best]) / slope)
-    guess = max(guess, best + 1)
-    return min(guess, too_large - 1) if too_large else guess
 
 
 def planned_model(framework: str, model: Any, budget: int | float | str, batch_size: int) -> Any:

@@ -18,7 +18,7 @@ from zoo.policy import MemoryPolicy, PolicyNotOfferedError
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """What is asked of a framework; what is left out is not asked.
 
     Args:
@@ -44,7 +44,7 @@ class Asked:
         """What was given for a flag.
 
         Example:
-            >>> Asked(budget="1GiB").value("budget"), Asked().value("amp")
+            >>> Request(budget="1GiB").value("budget"), Request().value("amp")
             ('1GiB', False)
         """
         for holder in (self, self.options or TrainingOptions(), self.policy):
@@ -64,11 +64,11 @@ class Refusal:
     """
 
     flag: str
-    applies: Callable[[Asked], bool]
+    applies: Callable[[Request], bool]
     words: str
 
 
-def _given(flag: str) -> Callable[[Asked], bool]:
+def _given(flag: str) -> Callable[[Request], bool]:
     return lambda asked: bool(asked.value(flag))
 
 
@@ -81,7 +81,7 @@ _SYNC_BATCHNORM = Refusal(
 _HOROVOD = Refusal("horovod", _given("horovod"), "Horovod is TensorFlow's here; use framework=tensorflow")
 
 
-def _started_by(*launchers: str) -> Callable[[Asked], bool]:
+def _started_by(*launchers: str) -> Callable[[Request], bool]:
     return lambda asked: asked.launch.by in launchers
 
 
@@ -167,7 +167,7 @@ REFUSALS: Mapping[str, tuple[Refusal, ...]] = MappingProxyType(
 )
 
 
-def check_offered(framework: str, asked: Asked) -> None:
+def check_offered(framework: str, asked: Request) -> None:
     """Refuse what a framework does not offer, before any work.
 
     Raises:
@@ -175,7 +175,7 @@ def check_offered(framework: str, asked: Asked) -> None:
         RefusedOptionError: any other.
 
     Example:
-        >>> check_offered("mxnet", Asked(policy=MemoryPolicy(opt_memory=3)))
+        >>> check_offered("mxnet", Request(policy=MemoryPolicy(opt_memory=3)))
         Traceback (most recent call last):
         ...
         zoo.policy.PolicyNotOfferedError: opt_memory=3: the classic levels are of PyTorch's DenseNet; ...

@@ -97,7 +97,9 @@ class OperatorWatch(TorchFunctionMode):
 def is_own_output(tensor: Tensor) -> bool:
     """Whether the operator that made a tensor is saving it now, as its output."""
     node: Any = tensor.grad_fn
-    return node is not None and hasattr(node, "_saved_result") and node._saved_result is None
+    # Not `_saved_result`: that unpacks what is saved, which would run a segment again that it belongs to.
+    raw = getattr(node, "_raw_saved_result", None)
+    return raw is not None and raw.data is None
 
 
 def made_by(tensor: Tensor) -> str:

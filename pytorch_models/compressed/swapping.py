@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 def to_host(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Copies in pinned host memory of what lies on a GPU; what lies in host memory already stays."""
-    return tuple(_pinned(part) if part.device.type == "cuda" else part for part in parts)
+    """Copies in host memory, pinned for a GPU, of what lies on a device; what lies in host memory already stays."""
+    return tuple(_copied(part) if part.device.type != "cpu" else part for part in parts)
 
 
 def to_device(parts: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...]:
@@ -16,5 +16,6 @@ def to_device(parts: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, 
     return tuple(part if part.device == device else part.to(device, non_blocking=True) for part in parts)
 
 
-def _pinned(part: Tensor) -> Tensor:
-    return torch.empty(part.shape, dtype=part.dtype, pin_memory=True).copy_(part, non_blocking=True)
+def _copied(part: Tensor) -> Tensor:
+    pinned = part.device.type == "cuda"
+    return torch.empty(part.shape, dtype=part.dtype, pin_memory=pinned).copy_(part, non_blocking=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,16 +22,15 @@ from pytorch_models.planning.fingerprint import fingerprint_of
 from pytorch_models.planning.graph import Pricing, cost_graph
 from pytorch_models.planning.parts import find_parts
 from pytorch_models.planning.settings import set_policy
-from pytorch_models.planning.step import Loss, as_call, autocasting, check_machine, default_loss, step_bytes
+from pytorch_models.planning.step import as_call, autocasting, check_machine, default_loss, step_bytes
 from pytorch_models.planning.timeline import timeline_of
-from pytorch_models.planning.trace import fake_copy, tensors_in, trace
-from zoo.planner import InfeasibleBudgetError, Plan, parse_budget
+from pytorch_models.planning.trace import device_type_of, fake_copy, tensors_in, trace
+from zoo.planner import Plan, parse_budget
 from zoo.planner.adapt import adapted_plan
-from zoo.planner.asked import check_asked, check_made_for
+from zoo.planner.asked import Asked, check_made_for
 from zoo.planner.kinds import KEEP, KINDS, kinds_for
-from zoo.planner.methods import known_methods
-from zoo.planner.rounds import Search, within_budget
-from zoo.planner.study import PlanStudy, Timeline, points_of_methods
+from zoo.planner.rounds import Search
+from zoo.planner.study import PlanStudy, Sweep, Timeline, planned, studied, swept
 
 __all__ = ["adapt_plan", "apply_plan", "make_plan", "real_peak", "remove_plan", "study_plan", "sweep_plans"]
 
@@ -66,11 +65,11 @@ def make_plan(
         InfeasibleBudgetError: the budget is too small; states the smallest.
         TypeError, ValueError: as `zoo.plan`.
     """
-    allowed = _checked(model, budget, allow, objective, times, solver)
+    asked = Asked(batch, budget, allow, max_noise, objective, loss, times, solver)
+    _check(model)
     placed = model if device is None else copy.deepcopy(model).to(devices_for(device)[0])
-    asked = Asked(placed, batch, budget, allowed, max_noise, loss, times, solver)
-    with autocasting(placed, amp), _prepared(asked) as (search, _):
-        return within_budget(search, search.words["budget_bytes"], smallest=objective == "memory")
+    with autocasting(placed, amp), _prepared(placed, asked) as (search, _):
+        return planned(search, objective)
 
 
 def study_plan(
@@ -84,11 +83,10 @@ def study_plan(
     times: str = "measured",
 ) -> PlanStudy:
     """`make_plan`, with what is drawn beside a plan."""
-    asked = Asked(model, batch, budget, _checked(model, budget, allow, "time", times), max_noise, loss, times)
-    with _prepared(asked) as (search, timeline):
-        plan = within_budget(search, search.words["budget_bytes"])
-        timelines = {"plain": timeline(None), "plan": timeline(plan)}
-        return PlanStudy(plan, search.frontier(), points_of_methods(search.graph), timelines)
+    _check(model)
+    with _prepared(model, Asked(batch, budget, allow, max_noise, "time", loss, times)) as (search, timeline):
+        found = studied(search)
+        return replace(found, timelines={"plain": timeline(None), "plan": timeline(found.plan)})
 
 
 def sweep_plans(
@@ -96,35 +94,23 @@ def sweep_plans(
     batch: Any,
     budgets: Iterable[int | float | str],
     *,
+    between: Iterable[float] = (),
     allow: str | Iterable[str] = ("recompute",),
     loss: Callable[[Any], Tensor] | None = None,
     times: str = "measured",
-) -> tuple[list[Plan | InfeasibleBudgetError], dict[str, Plan]]:
-    """A plan, or why there is none, for each budget, from one pricing of the model; and the known methods' plans.
-
-    The methods' plans (`zoo.planner.methods`) are measured as the others are; their budget is what they need.
-    """
-    asked = Asked(model, batch, 2**60, _checked(model, 2**60, allow, "time", times), None, loss, times)
-    plans: list[Plan | InfeasibleBudgetError] = []
-    with _prepared(asked) as (search, _):
-        for budget in budgets:
-            limit = parse_budget(budget, search.words["plain_peak_bytes"])
-            one = replace(search, words={**search.words, "budget_bytes": limit})
-            vars(one)["tables"] = search.tables
-            try:
-                plans.append(within_budget(one, limit))
-            except InfeasibleBudgetError as error:
-                plans.append(error)
-        methods = {name: search.plan(schedule) for name, schedule in known_methods(search.graph).items()}
-    return plans, {name: replace(plan, budget_bytes=plan.peak_bytes) for name, plan in methods.items()}
+) -> Sweep:
+    """A plan, or why there is none, for each budget, from one pricing of the model; see `zoo.planner.study.swept`."""
+    _check(model)
+    with _prepared(model, Asked(batch, 2**60, allow, None, "time", loss, times)) as (search, _):
+        return swept(search, budgets, between)
 
 
 def adapt_plan(plan: Plan, model: nn.Module) -> Plan:
     """See `zoo.planner.Plan.adapted`: a plan of another framework for a model of the zoo in PyTorch."""
     check_made_for(plan, fingerprint_of(model), model, "Plan.adapted")
-    allowed = _checked(model, plan.budget_bytes, ("recompute", "compress"), "time", "counted")
-    asked = Asked(model, plan.input_shape, plan.budget_bytes, allowed, None, None, "counted")
-    with _prepared(asked) as (search, _):
+    _check(model)
+    asked = Asked(plan.input_shape, plan.budget_bytes, ("recompute", "compress"), times="counted")
+    with _prepared(model, asked) as (search, _):
         return adapted_plan(plan, search)
 
 
@@ -143,25 +129,13 @@ def real_peak(plan: Plan, model: nn.Module, loss: Callable[[Any], Tensor] | None
         return step_bytes(copied, args, kwargs, loss or default_loss)[0]
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a plan is asked for with; see `make_plan`."""
-
-    model: nn.Module
-    batch: Any
-    budget: int | float | str
-    allowed: tuple[str, ...]
-    max_noise: float | None
-    loss: Loss | None
-    times: str
-    solver: str = "chain"
-
-
 @contextlib.contextmanager
-def _prepared(asked: Asked) -> Iterator[tuple[Search, Callable[[Plan | None], Timeline]]]:
+def _prepared(model: nn.Module, asked: Asked) -> Iterator[tuple[Search, Callable[[Plan | None], Timeline]]]:
     """The model traced and priced on a copy without data, which lives as long as the context."""
-    model, loss = asked.model, asked.loss or default_loss
+    loss = asked.loss or default_loss
     args, kwargs = as_call(model, asked.batch)
+    if device_type_of((*model.parameters(), *tensors_in((args, kwargs)))) == "cpu":
+        asked = asked.without("a model in host memory", ("swap",))
     shape = next((tuple(tensor.shape) for tensor in tensors_in((args, kwargs))), ())
     with fake_copy(model, (args, kwargs)) as (copied, (args, kwargs)):
         set_policy(copied, KINDS[KEEP])
@@ -170,8 +144,8 @@ def _prepared(asked: Asked) -> Iterator[tuple[Search, Callable[[Plan | None], Ti
         plain_peak, _ = step_bytes(copied, args, kwargs, loss)
         limit = parse_budget(asked.budget, plain_peak)
         timed = model if asked.times == "measured" else None
-        pricing = Pricing(copied, timed, kinds_for(asked.allowed), shape[0] if shape else 1, {})
-        graph = cost_graph(found, find_parts(found), pricing, loss, "recompute" in asked.allowed)
+        pricing = Pricing(copied, timed, kinds_for(asked.allow), shape[0] if shape else 1, {})
+        graph = cost_graph(found, find_parts(found), pricing, loss, asked.reruns)
         words: dict[str, Any] = {
             "framework": "torch",
             "model": _in_words(model),
@@ -204,15 +178,8 @@ def _with_plan(copied: nn.Module, what: Callable[[], Result], plan: Plan | None)
         remove_plan(plan, copied)
 
 
-def _checked(model: Any, budget: Any, allow: Any, objective: str, times: str, solver: str = "chain") -> tuple[str, ...]:
-    """The checks that need no work."""
+def _check(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"plan: model must be a torch.nn.Module, not a {type(model).__name__}")
     if planned_root(model) is not None:
         raise ValueError("plan: this model has a plan already: remove it first, with plan.remove(model)")
-    allowed = check_asked(budget, allow, objective, times, solver)
-    if "swap" in allowed:
-        raise ValueError(
-            "plan: 'swap' moves what is kept from a GPU to host memory; plans cannot do that yet: leave it out of allow"
-        )
-    return allowed

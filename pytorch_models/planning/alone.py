@@ -19,11 +19,12 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 from pytorch_models.planning.coding import Coded
-from pytorch_models.planning.trace import storage_of, storages_of, tensors_in
+from pytorch_models.planning.trace import device_type_of, storage_of, storages_of, tensors_in
 from pytorch_models.tracker import MemoryTracker
 
 Configured: TypeAlias = Callable[[nn.Module], contextlib.AbstractContextManager[Any]]
 FLOPS_PER_SECOND, BYTES_PER_SECOND = 5e10, 1e10  # of one core, about: only their ratio matters to a plan
+HOST_BYTES_PER_SECOND = BYTES_PER_SECOND / 50  # a bus beside a GPU's own memory, about
 SAMPLE_SECONDS = 0.02  # of work that one timed run of a part is cut down to
 REPEATS = 3
 
@@ -59,13 +60,13 @@ def cost_of(run: Callable[..., Any], parameters: Sequence[Tensor], args: Any, kw
     given = {storage_of(tensor) for tensor in inputs}
     for parameter in parameters:
         parameter.grad = None
-    work, seen_input = _Work(), [False]
+    work, seen_input = Work(), [False]
 
     def pack(tensor: Tensor) -> Tensor:
         seen_input[0] = seen_input[0] or storage_of(tensor) in given
         return tensor.detach()
 
-    with MemoryTracker((*parameters, *inputs)) as tracker:
+    with MemoryTracker((*parameters, *inputs), device_type_of((*inputs, *parameters))) as tracker:
         with saved_tensors_hooks(pack, lambda tensor: tensor), work:
             outputs = run(*args, **kwargs)
         # A part with codes has hooks of its own, which see what is saved in the place of these.
@@ -114,7 +115,7 @@ def backward_bytes_beside(
     torch.clear_autocast_cache()  # weights that another run has cast
     args, kwargs = _fresh((args, kwargs))
     inputs, at_start = tensors_in((args, kwargs)), [0]
-    with MemoryTracker((*parameters, *inputs)) as tracker:
+    with MemoryTracker((*parameters, *inputs), device_type_of((*inputs, *parameters))) as tracker:
 
         def start(gradient: Tensor) -> None:
             at_start[0] = tracker.peak_bytes = tracker.live_bytes
@@ -244,7 +245,7 @@ class _End(torch.autograd.Function):
         return tuple(torch.empty(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.facts)
 
 
-class _Work(TorchDispatchMode):
+class Work(TorchDispatchMode):
     """Seconds by operations and bytes moved, of the operators that run while it is active."""
 
     def __init__(self) -> None:
@@ -260,7 +261,8 @@ class _Work(TorchDispatchMode):
         made = [tensor for tensor in tensors_in(results) if storage_of(tensor) not in given]
         if made or function._schema.is_mutable:
             moved = sum(tensor.numel() * tensor.element_size() for tensor in tensors_in((args, kwargs, results)))
-            self.seconds += moved / BYTES_PER_SECOND
+            away = len({tensor.device.type for tensor in tensors_in((args, results))}) > 1
+            self.seconds += moved / (HOST_BYTES_PER_SECOND if away else BYTES_PER_SECOND)
         return results
 
     def take(self) -> float:

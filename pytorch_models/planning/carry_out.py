@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pytorch_models.compression import NoiseSeeds
 from pytorch_models.planning.coding import Coded
 from pytorch_models.planning.fingerprint import fingerprint_of
-from pytorch_models.planning.settings import give_back, needs_codes, set_policy
+from pytorch_models.planning.settings import give_back, needs_hooks, set_policy
 from pytorch_models.saving.eligibility import graph_is_being_exported, has_hooks, warn_plain
 from pytorch_models.segments import run_as_segment
 from zoo.planner import Plan, Steps
@@ -121,7 +121,7 @@ class PlannedForward:
         self.is_root = False
         self.index: int | None = None
         self.stretch: Steps = ()
-        self.bits: int | None = None
+        self.coded = ""  # the kind that is brought about from outside
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.is_root and (_now() is None or _now().root is not self.root):  # type: ignore[union-attr]
@@ -141,9 +141,9 @@ class PlannedForward:
         module = _alive(self)
         forward = self.own if self.own is not None else type(module).forward.__get__(module)
         running = _now()
-        if self.bits is None or (running is not None and running.inside):
+        if not self.coded or (running is not None and running.inside):
             return forward(*args, **kwargs)
-        return Coded(module, self.bits, self.root.seeds, forward)(*args, **kwargs)
+        return Coded(module, bits_of(self.coded), self.root.seeds, forward)(*args, **kwargs)
 
     def _whole(self, *args: Any, **kwargs: Any) -> Any:
         """The model's forward: what stretches ran ahead must have been called by its end."""
@@ -182,7 +182,7 @@ class PlannedForward:
         module = _alive(self)
         own, root = copy.deepcopy(self.own, memo), copy.deepcopy(self.root, memo)
         copied = PlannedForward(memo.get(id(module), module), own, root)
-        copied.is_root, copied.index, copied.stretch, copied.bits = self.is_root, self.index, self.stretch, self.bits
+        copied.is_root, copied.index, copied.stretch, copied.coded = self.is_root, self.index, self.stretch, self.coded
         return copied
 
     def __getstate__(self) -> dict[str, Any]:
@@ -218,8 +218,8 @@ def _install(root: PlannedRoot, model: nn.Module, modules: dict[int, str]) -> No
     try:
         for index, name in modules.items():
             module, kind = model.get_submodule(name), root.plan.parts[index].choice
-            if needs_codes(module, model, kind):
-                _forward_of(module, root).bits = bits_of(kind)
+            if needs_hooks(module, model, kind):
+                _forward_of(module, root).coded = kind
             else:
                 set_policy(module, KINDS[kind])
         for step in root.plan.steps:

@@ -1,4 +1,4 @@
-"""A part of any library that keeps in few bits what its operators save, by GACT's rules and codes."""
+"""A part of any library that keeps in few bits, or in host memory, what its operators save; by GACT's rules."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class Coded:
     """`module` (or its `forward`) as a function that keeps in `bits` bits what may be rounded; outputs are unchanged.
 
     Args:
+        bits: None = nothing is rounded, and what may be moves to host memory, and back for the backward pass.
         seeds: of the rounding; one for all parts of a model, so that no two parts round alike.
 
     Example:
@@ -26,7 +27,7 @@ class Coded:
     """
 
     def __init__(
-        self, module: nn.Module, bits: int, seeds: NoiseSeeds, forward: Callable[..., Any] | None = None
+        self, module: nn.Module, bits: int | None, seeds: NoiseSeeds, forward: Callable[..., Any] | None = None
     ) -> None:
         self.module, self.bits, self.seeds = module, bits, seeds
         self.forward = forward or module
@@ -36,7 +37,8 @@ class Coded:
         """Run it; without gradients, just that."""
         if not torch.is_grad_enabled():
             return self.forward(*args, **kwargs)
-        self.controller = Controller(bits=self.bits, seeds=self.seeds)
+        away = self.bits is None
+        self.controller = Controller(bits=self.bits or 8, keep_values=away, swap=away, seeds=self.seeds)
         with self.controller.recording():
             return self.forward(*args, **kwargs)
 

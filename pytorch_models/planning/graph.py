@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from pytorch_models.densenet_blocks import DenseBlock, Transition
 from pytorch_models.planning.alone import Cost, backward_bytes_beside, cost_of, seconds_of
 from pytorch_models.planning.parts import FoundPart
-from pytorch_models.planning.settings import kinds_of, needs_codes, set_to
+from pytorch_models.planning.settings import kinds_of, needs_hooks, set_to
+from pytorch_models.planning.skips import with_passing
 from pytorch_models.planning.trace import Trace, storages_of, tensors_in
 from pytorch_models.saving import call_that_made
 from zoo.planner import CostGraph, Option, Part
-from zoo.planner.kinds import KEEP, KINDS, bits_of, rounding_variance
+from zoo.planner.kinds import KEEP, KINDS
+from zoo.planner.noise import with_noise
 
 LOSS = "(loss)"
 
@@ -92,8 +94,7 @@ def cost_graph(
         _between(found, parts, place) if part.call is None else _module(part, after, pricing, reruns)
         for place, (part, after) in enumerate(zip(parts, (*parts[1:], None), strict=True))
     ]
-    total = sum(part.options[0].resident_bytes for part in listed)
-    listed = [_with_noise(part, total) for part in listed]
+    listed = with_passing(with_noise(listed), found, parts)
     cost = cost_of(loss, [], (found.root.output,), {})
     end = Part(LOSS, cost.output_bytes, (_option(KEEP, cost),), cost.gradient_bytes, reruns=False, joins=False)
     return CostGraph.chain([*listed, end])
@@ -108,7 +109,7 @@ def _module(part: FoundPart, after: FoundPart | None, pricing: Pricing, reruns: 
         same = (cost.resident_bytes, cost.needs_input) == (kept.resident_bytes, kept.needs_input)
         if kind != KEEP and not same:
             # Codes from outside are hooks, and a segment has hooks of its own.
-            again = not needs_codes(part.call.module, pricing.copied, kind)
+            again = not needs_hooks(part.call.module, pricing.copied, kind)
             options.append(replace(_option(kind, cost), reruns=again))
     again = reruns and not part.fixed
     facts = (part.name, kept.output_bytes, tuple(options), kept.gradient_bytes)
@@ -139,15 +140,6 @@ def _between(found: Trace, parts: Sequence[FoundPart], place: int) -> Part:
     reads = any(start <= found.saved[key][0] < end for key in given if key in found.saved)
     option = Option(KEEP, part.saved_bytes, 0.0, 0.0, keeps_output=False, needs_input=reads)
     return Part(part.name, part.output_bytes, (option,), reruns=False, joins=False)
-
-
-def _with_noise(part: Part, total: int) -> Part:
-    """Noise: the rounding variance of what is coded, weighed by its share of all that a plain step keeps."""
-    share = part.options[0].resident_bytes / max(total, 1)
-    noisy = [
-        replace(o, noise=share * rounding_variance(bits) if (bits := bits_of(o.kind)) else 0.0) for o in part.options
-    ]
-    return replace(part, options=tuple(noisy))
 
 
 def _taker(part: FoundPart, after: FoundPart | None, kind: str) -> Transition | None:

@@ -11,7 +11,7 @@ from torch import nn
 from pytorch_models.compression import NoiseSeeds
 from pytorch_models.planning.coding import Coded
 from pytorch_models.stacked_lstm import StackedLSTM
-from zoo.planner.kinds import KEEP, KINDS, bits_of
+from zoo.planner.kinds import KEEP, KINDS, SWAP, bits_of
 from zoo.policy import MemoryPolicy
 
 
@@ -41,9 +41,11 @@ def _takes(spec: Any, policy: MemoryPolicy) -> bool:
     return True
 
 
-def needs_codes(module: nn.Module, model: nn.Module, kind: str) -> bool:
-    """Whether a kind's bits are to be brought about from outside, by `coding.Coded`."""
-    return bits_of(kind) is not None and not (has_policy(module) and _takes(getattr(model, "spec", None), KINDS[kind]))
+def needs_hooks(module: nn.Module, model: nn.Module, kind: str) -> bool:
+    """Whether a kind is to be brought about from outside, by `coding.Coded`: host memory, or bits."""
+    return kind == SWAP or (
+        bits_of(kind) is not None and not (has_policy(module) and _takes(getattr(model, "spec", None), KINDS[kind]))
+    )
 
 
 def set_policy(module: nn.Module, policy: MemoryPolicy) -> dict[str, Any]:
@@ -67,9 +69,9 @@ def give_back(module: nn.Module, before: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def set_to(module: nn.Module, model: nn.Module, kind: str) -> Iterator[Callable[..., Any]]:
     """A module as a function that keeps by a kind, inside the context."""
-    if needs_codes(module, model, kind):
+    if needs_hooks(module, model, kind):
         before = set_policy(module, KINDS[KEEP])
-        run: Callable[..., Any] = Coded(module, bits_of(kind) or 0, NoiseSeeds())
+        run: Callable[..., Any] = Coded(module, bits_of(kind), NoiseSeeds())
     else:
         before, run = set_policy(module, KINDS[kind]), module
     try:

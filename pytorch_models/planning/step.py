@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pytorch_models.devices import amp_dtype
-from pytorch_models.planning.trace import tensors_in
+from pytorch_models.planning.trace import device_type_of, tensors_in
 from pytorch_models.tracker import MemoryTracker
 from zoo.planner.plan import Plan
 
@@ -63,6 +63,9 @@ def default_loss(outputs: Any) -> Tensor:
 def autocasting(model: nn.Module, amp: bool) -> Iterator[None]:
     """Inside, forward passes run in mixed precision, if so asked, as `train` runs them."""
     first = next(iter((*model.parameters(), *model.buffers())), torch.empty(0))
+    if not amp and not torch.amp.is_autocast_available(first.device.type):
+        yield
+        return
     with torch.autocast(first.device.type, amp_dtype(first.device), enabled=amp):
         yield
 
@@ -88,7 +91,7 @@ def step_bytes(model: nn.Module, args: Any, kwargs: Any, loss: Loss) -> tuple[in
     torch.clear_autocast_cache()  # weights that an earlier step has cast
     for parameter in model.parameters():
         parameter.grad = None
-    with MemoryTracker(known) as tracker:
+    with MemoryTracker(known, device_type_of(known)) as tracker:
         end = loss(model(*args, **kwargs))
         saved = tracker.live_bytes
         end.backward()

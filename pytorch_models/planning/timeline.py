@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pytorch_models.planning.step import Loss
-from pytorch_models.planning.trace import tensors_in
+from pytorch_models.planning.trace import device_type_of, tensors_in
 from pytorch_models.tracker import Allocation, MemoryTracker
 from zoo.planner.study import Timeline
 
@@ -19,7 +19,7 @@ def timeline_of(model: nn.Module, args: Any, kwargs: Any, loss: Loss) -> Timelin
     torch.clear_autocast_cache()  # weights that an earlier step has cast
     for parameter in model.parameters():
         parameter.grad = None
-    with MemoryTracker(known) as tracker:
+    with MemoryTracker(known, device_type_of(known)) as tracker:
         end = loss(model(*args, **kwargs))
         saved = {id(allocation) for allocation in tracker.allocations if allocation.died is None}
         end.backward()

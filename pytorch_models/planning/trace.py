@@ -201,6 +201,11 @@ def tensors_in(values: Any) -> list[Tensor]:
     return list({id(tensor): tensor for tensor in found}.values())
 
 
+def device_type_of(tensors: Sequence[Tensor]) -> str:
+    """Where a model computes: of the first of its tensors that is not in host memory, if any is not."""
+    return next((tensor.device.type for tensor in tensors if tensor.device.type != "cpu"), "cpu")
+
+
 def storage_of(tensor: Tensor) -> int:
     """An id of what a tensor and its views share, while that is alive."""
     return tensor.untyped_storage()._cdata

@@ -106,7 +106,7 @@ def test_nested_stretches_and_what_tensorflow_lacks() -> None:
     assert model.carried_plan.steps == ((0, (1, 2), 3), 4)
     assert_same(step(model), expected)
     with (
-        pytest.warns(PlanChangedWarning, match="tensorflow cannot compress"),
+        pytest.warns(PlanChangedWarning, match=r"tensorflow without compressed=\.\.\. cannot compress"),
         pytest.raises(ValueError, match="already"),
     ):
         zoo.plan(model, SHAPE, budget=0.5, allow="compress", framework="tensorflow")
@@ -127,6 +127,33 @@ def test_a_coded_model_keeps_by_its_plan_and_codes_run_again() -> None:
         far = max(np.abs(a - b).max() / np.abs(b).max() for a, b in zip(found[1:], expected[1:], strict=True))
         assert 1e-4 < far < 0.1 if policy.compressed else far < 1e-5
         assert_same({key: canonical_weights(model)[key] for key in statistics}, statistics)
+
+
+def test_codes_are_refused_by_a_model_that_was_built_without() -> None:
+    kinds = ("keep", "keep", "keep", "2 bits", "keep", "keep", "keep", "keep", "keep")
+    with pytest.raises(ValueError, match=r"layer1\.0 .* 2 bits, .* built without codes: build it with compressed=4"):
+        by_hand(kinds, tuple(range(9)), "tensorflow").apply(made())
+
+
+@pytest.mark.slow
+def test_a_model_with_codes_is_planned_with_codes_part_by_part() -> None:
+    keras.utils.set_random_seed(0)
+    model = ResNet(**FIELDS, compressed=4)
+    plan = zoo.plan(model, SHAPE, budget=0.6, allow="compress", times="counted")
+    coded = {part.choice for part in plan.parts} & {"8 bits", "4 bits", "2 bits"}
+    assert coded
+    assert plan.noise > 0
+    assert plan.peak_bytes <= plan.budget_bytes < plan.plain_peak_bytes
+    expected = step(made())
+    found = step(plan.apply(model))
+    assert np.isclose(found["loss"], expected["loss"], rtol=1e-6)
+    far = max(float(np.abs(found[name] - expected[name]).max()) for name in expected if name.startswith("gradient"))
+    assert far > 1e-6, "it is really coded"
+    theirs = by_hand(("keep",) * 3 + ("2 bits", "keep", "efficient", "keep", "keep", "keep"), tuple(range(9)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        adapted = theirs.adapted(ResNet(**FIELDS, compressed=4))
+    assert [part.choice for part in adapted.parts if part.name.startswith("layer1")] == ["2 bits", "keep", "efficient"]
 
 
 def test_what_cannot_be_planned_is_refused() -> None:

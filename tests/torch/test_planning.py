@@ -230,7 +230,7 @@ def test_what_cannot_be_planned_is_refused_by_name() -> None:
         ({"budget": float("nan")}, ValueError, "budget must be"),
         ({"budget": -3}, ValueError, "budget must be"),
         ({"budget": 0.5, "allow": ("recompte",)}, ValueError, "did you mean recompute"),
-        ({"budget": 0.5, "allow": ("swap",)}, ValueError, "swap"),
+        ({"budget": 0.5, "allow": ("swop",)}, ValueError, "did you mean swap"),
         ({"budget": 0.5, "allow": 7}, TypeError, "allow must be"),
         ({"budget": 0.5, "objective": "beauty"}, ValueError, "objective"),
         ({"budget": 0.5, "times": "guessed"}, ValueError, "times"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from zoo.choices import unknown
@@ -14,6 +15,57 @@ from zoo.planner.plan import Plan
 from zoo.planner.rounds import SOLVERS
 
 TIMES, OBJECTIVES = ("measured", "counted"), ("time", "memory")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a plan is asked for with, checked; see `zoo.plan`.
+
+    Args:
+        allow: a word or words; kept as words.
+
+    Raises:
+        TypeError, ValueError: a budget, a technique or a word that is none, with the nearest.
+
+    Example:
+        >>> Asked((8, 3, 32, 32), "1GiB", allow="recompute").allow
+        ('recompute',)
+    """
+
+    batch: Any
+    budget: int | float | str
+    allow: Any = ("recompute",)
+    max_noise: float | None = None
+    objective: str = "time"
+    loss: Callable[[Any], Any] | None = None
+    times: str = "measured"
+    solver: str = "chain"
+
+    def __post_init__(self) -> None:
+        allowed = check_asked(self.budget, self.allow, self.objective, self.times, self.solver)
+        object.__setattr__(self, "allow", allowed)
+
+    @property
+    def reruns(self) -> bool:
+        """Whether parts may run again."""
+        return "recompute" in self.allow
+
+    def without(self, framework: str, lacks: Sequence[str]) -> Asked:
+        """The same without what a framework cannot do, which is said aloud.
+
+        Warns:
+            PlanChangedWarning: names what is left out.
+        """
+        return replace(self, allow=without_lacking(framework, self.allow, lacks))
+
+    def check_no_loss(self, framework: str, planned_with: str) -> None:
+        """Refuse a loss where a step is planned with one alone.
+
+        Raises:
+            ValueError: there is one.
+        """
+        if self.loss is not None:
+            raise ValueError(f"plan: in {framework} a step is planned with {planned_with}: leave loss out")
 
 
 def check_asked(budget: Any, allow: Any, objective: str, times: str, solver: str) -> tuple[str, ...]:
@@ -44,7 +96,7 @@ def without_lacking(framework: str, allowed: Sequence[str], lacks: Sequence[str]
     lacking = [word for word in allowed if word in lacks]
     if lacking:
         warnings.warn(
-            f"plan: {framework} cannot {' or '.join(lacking)}: planned without", PlanChangedWarning, stacklevel=5
+            f"plan: {framework} cannot {' or '.join(lacking)}: planned without", PlanChangedWarning, stacklevel=6
         )
     return [word for word in allowed if word not in lacks]
 

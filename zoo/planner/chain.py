@@ -23,12 +23,16 @@ CELL_BUDGET = 2 * 10**8  # slots times thirds of triangles of parts: about a sec
 
 
 class InfeasibleBudgetError(ValueError):
-    """No schedule fits the budget; `smallest_bytes` is the smallest budget for which there is one."""
+    """No schedule fits the budget; `smallest_bytes` is the smallest budget for which there is one.
 
-    def __init__(self, budget_bytes: int, smallest_bytes: int) -> None:
+    Args:
+        why: what stands in the way, in words.
+    """
+
+    def __init__(self, budget_bytes: int, smallest_bytes: int, why: str = "") -> None:
         super().__init__(
             f"a budget of {budget_bytes:,} bytes is too small: the smallest that works with these options is "
-            f"{smallest_bytes:,} bytes"
+            f"{smallest_bytes:,} bytes{f'; {why}' if why else ''}"
         )
         self.budget_bytes, self.smallest_bytes = budget_bytes, smallest_bytes
 

@@ -65,6 +65,9 @@ class Part:
         left_bytes: what its backward leaves lying until the end of the step, such as its parameters' gradients.
         reruns: whether its forward may be run a second time.
         joins: whether it may be run a second time together with the part before, from that part's input.
+        held_until: the place of the last part before whose end, in the forward pass, somebody lets go of this part's
+            output, though no part may need it; 0 = nobody holds it. Schedules are replayed with it; the chain solver
+            knows nothing of it but what a replay says.
 
     Raises:
         TypeError, ValueError: naming the part and the field, what came and what is needed.
@@ -83,6 +86,7 @@ class Part:
     left_bytes: int = 0
     reruns: bool = True
     joins: bool = True
+    held_until: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", tuple(self.options))

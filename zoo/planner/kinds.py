@@ -8,14 +8,15 @@ from types import MappingProxyType
 from zoo.choices import unknown
 from zoo.policy import MemoryPolicy
 
-KEEP = "keep"
+KEEP, SWAP = "keep", "swap"
 ALLOWED = ("recompute", "compress", "swap")
 BITS = (8, 4, 2)
 
-# What a part of the zoo is told for each kind. A part of another library knows "keep" and the bits alone.
+# What a part of the zoo is told for each kind. A part of another library knows "keep", "swap" and the bits alone.
 KINDS: Mapping[str, MemoryPolicy] = MappingProxyType(
     {
         KEEP: MemoryPolicy(),
+        SWAP: MemoryPolicy(),  # what is kept moves to host memory, by hooks from outside
         "efficient, keep_bottleneck": MemoryPolicy(efficient=True, keep_bottleneck=True),
         "efficient": MemoryPolicy(efficient=True),
         **{f"{bits} bits": MemoryPolicy(compressed=bits) for bits in BITS},
@@ -58,10 +59,18 @@ def check_allowed(allow: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def kinds_for(allow: Iterable[str]) -> list[str]:
-    """The kinds that may be chosen; "recompute" is needed for what computes again, "compress" for what rounds."""
+    """The kinds that may be chosen; "recompute" is needed for what computes again, "compress" for what rounds, "swap"
+    for what moves to host memory.
+
+    Example:
+        >>> kinds_for(["swap"])
+        ['keep', 'swap']
+    """
     listed = set(allow)
     return [
         kind
         for kind, policy in KINDS.items()
-        if (not policy.efficient or "recompute" in listed) and (policy.compressed is None or "compress" in listed)
+        if (not policy.efficient or "recompute" in listed)
+        and (policy.compressed is None or "compress" in listed)
+        and (kind != SWAP or "swap" in listed)
     ]

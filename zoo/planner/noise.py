@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from zoo.planner.chain import ChainSolver, InfeasibleBudgetError
-from zoo.planner.graph import CostGraph, check_amount
+from zoo.planner.graph import CostGraph, Option, Part, check_amount
+from zoo.planner.kinds import bits_of, rounding_variance
 from zoo.planner.schedule import Schedule
 
 ROUNDS = 8
+
+
+def with_noise(parts: Sequence[Part]) -> list[Part]:
+    """The parts, their options' noise by the kind: the rounding variance of what is coded, weighed by the part's share
+    of all that a plain step keeps.
+
+    Example:
+        >>> from zoo.planner import Option
+        >>> options = (Option("keep", 10, 1.0, 2.0), Option("2 bits", 4, 1.0, 2.0))
+        >>> [round(option.noise, 2) for option in with_noise([Part("only", 4, options)])[0].options]
+        [0.0, 0.6]
+    """
+    total = max(sum(part.options[0].resident_bytes for part in parts), 1)
+
+    def quiet_or_not(part: Part, option: Option) -> Option:
+        bits = bits_of(option.kind)
+        share = part.options[0].resident_bytes / total
+        return replace(option, noise=share * rounding_variance(bits) if bits else 0.0)
+
+    return [replace(part, options=tuple(quiet_or_not(part, one) for one in part.options)) for part in parts]
 
 
 def noise_of(chain: CostGraph, schedule: Schedule) -> float:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from zoo import frameworks
 from zoo.atomic_write import atomic_write
+from zoo.planner.plan_file import FORMAT, checked_fields
 from zoo.planner.steps import Steps, parts_of
 from zoo.report import MIB, format_table
-
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -146,27 +144,17 @@ class Plan:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: it holds no plan, or one of another version.
+            ValueError: it holds no plan, or one of another version; names the field, what came and what is needed.
         """
+        path = Path(path).expanduser()
         try:
-            found = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} holds no plan: {error}") from None
-        try:
-            return cls._read(found)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{path} holds no plan: {error!r}; make it again with zoo.plan(...).save(path)") from None
-
-    @classmethod
-    def _read(cls, found: Mapping[str, Any]) -> Plan:
-        version = found["format"]
-        if version != FORMAT:
-            raise ValueError(f"format {version}, needed is {FORMAT}")
-        fields = {field.name: found[field.name] for field in dataclasses.fields(cls)}
-        fields["parts"] = tuple(PlannedPart(**part) for part in fields["parts"])
-        fields["steps"] = _tuples(fields["steps"])
-        fields["input_shape"] = tuple(fields["input_shape"])
-        return cls(**fields)
+            found = checked_fields(json.loads(path.read_text(encoding="utf-8")), cls, PlannedPart)
+            found["parts"] = tuple(PlannedPart(**part) for part in found["parts"])
+            return cls(**found)
+        except RecursionError:
+            raise ValueError(f"{path} holds no plan: it is nested too deeply") from None
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} holds no plan: {error}; make it again with zoo.plan(...).save(path)") from None
 
     def summary(self) -> str:
         """What it costs and what it saves, in three lines."""
@@ -199,7 +187,3 @@ class Plan:
 
     def __str__(self) -> str:
         return f"{self.summary()}\n\n{self.table()}"
-
-
-def _tuples(steps: Any) -> Any:
-    return tuple(_tuples(step) for step in steps) if isinstance(steps, list) else steps

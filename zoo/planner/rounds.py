@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from zoo.planner.bounds import lower_bound
 from zoo.planner.chain import ChainSolver, InfeasibleBudgetError
 from zoo.planner.graph import CostGraph
 from zoo.planner.methods import known_methods, stretches
@@ -55,6 +56,20 @@ class Search:
     def tables(self) -> ChainSolver:
         """Tables of the graph, made once."""
         return ChainSolver(self.graph)
+
+    def for_budget(self, budget_bytes: int) -> Search:
+        """The same search for another budget; tables are made once for all."""
+        found = replace(self, words={**self.words, "budget_bytes": budget_bytes})
+        made = {"tables": self.tables, "_steady": self._steady}
+        vars(found).update(made | ({"_singles": self._singles} if self.once else {}))
+        return found
+
+    def least_seconds(self, budget_bytes: int) -> float:
+        """The least that is predicted for any schedule within a budget; inf where none is."""
+        try:
+            return self._by_chain(budget_bytes).seconds
+        except InfeasibleBudgetError:
+            return math.inf
 
     def schedule(self, target_bytes: int) -> Schedule:
         """The fastest schedule within a target, and the noise that is allowed."""
@@ -152,6 +167,14 @@ class Search:
                 found.append((size, seconds))
         return tuple(found)
 
+    def in_the_way(self) -> str:
+        """Why a budget is too small, and what it would take."""
+        if self.once:
+            return "give a larger budget or a smaller batch"
+        lossy = any(option.noise for part in self.graph.parts for option in part.options)
+        more = "" if lossy else ", or allow 'compress'"
+        return f"{lower_bound(self.graph)}; give a larger budget or a smaller batch{more}"
+
     def keeping_all(self) -> list[Schedule]:
         """What may be done where memory is plenty: every part by its fastest option, or just kept."""
         everything = Schedule.of(self.graph, operations_of(tuple(range(len(self.graph.parts))), self.graph))
@@ -227,7 +250,7 @@ def within_budget(search: Search, budget_bytes: int, smallest: bool = False) -> 
         if found.peak_bytes <= budget_bytes and (best is None or found.predicted_seconds < best.predicted_seconds):
             best = found
         gap = budget_bytes - found.peak_bytes
-        target = target + gap if gap > 0 else min(target, schedule.peak_bytes) + int(haste * gap)
+        target = target + gap if gap > 0 else max(0, min(target, schedule.peak_bytes) + int(haste * gap))
         if 0 <= gap <= NEAR * budget_bytes or (schedule.seconds <= search.tables.fastest.seconds and gap >= 0):
             break
     for schedule in () if smallest else search.known(budget_bytes, best):
@@ -238,5 +261,5 @@ def within_budget(search: Search, budget_bytes: int, smallest: bool = False) -> 
     if best is None:
         best = min((search.plan(schedule) for schedule in search.least()), key=lambda plan: plan.peak_bytes)
         if best.peak_bytes > budget_bytes:
-            raise InfeasibleBudgetError(budget_bytes, best.peak_bytes)
+            raise InfeasibleBudgetError(budget_bytes, best.peak_bytes, search.in_the_way())
     return best

@@ -104,6 +104,8 @@ class _Player:
     def __init__(self, chain: CostGraph) -> None:
         self.chain = chain
         self.values: dict[int, int] = {-1: 0}
+        self.waiting: dict[int, int] = {}  # dropped values that somebody holds still in the forward pass -> their bytes
+        self.has_turned = False  # the first backward has run
         self.kept: dict[int, int] = {}  # part -> the option whose resident bytes lie there
         self.gradient = len(chain.parts) - 1  # the part whose output's gradient is known
         self.held = chain.parts[-1].gradient_bytes if chain.parts else 0
@@ -133,7 +135,8 @@ class _Player:
         self.seconds += part.rerun.forward_seconds
         self._add_value(index)
         if operation.act is Act.FORWARD_DISCARD:
-            self._drop_value(index - 1)
+            self._drop_value(index - 1, index)
+        self._let_go(index)
         return None
 
     def _keep_all(self, operation: Operation, part: Part) -> str | None:
@@ -153,7 +156,8 @@ class _Player:
         if not option.keeps_output and not operation.frees_output and index not in self.values:
             self._add_value(index)
         if operation.frees_input:
-            self._drop_value(index - 1)
+            self._drop_value(index - 1, index)
+        self._let_go(index)
         return None
 
     def _backward(self, index: int, part: Part) -> str | None:
@@ -164,6 +168,8 @@ class _Player:
         option = part.options[self.kept[index]]
         if option.needs_input and not self._has_value(index - 1):
             return "its input is not there"
+        self._let_go(len(self.chain.parts))
+        self.has_turned = True
         before = self.chain.parts[index - 1].gradient_bytes if index else self.chain.input_gradient_bytes
         self._touch(before + option.backward_bytes + part.left_bytes)
         self.seconds += option.backward_seconds
@@ -183,9 +189,20 @@ class _Player:
         self.values[index] = self.chain.parts[index].output_bytes
         self.held += self.values[index]
 
-    def _drop_value(self, index: int) -> None:
-        if index >= 0:
-            self.held -= self.values.pop(index, 0)
+    def _drop_value(self, index: int, running: int = 0) -> None:
+        """Drop a value; what somebody still holds when part `running` has run stays until then."""
+        if index < 0 or index not in self.values:
+            return
+        size = self.values.pop(index)
+        if not self.has_turned and self.chain.parts[index].held_until > running > 0:
+            self.waiting[index] = size
+        else:
+            self.held -= size
+
+    def _let_go(self, index: int) -> None:
+        """Drop what nobody holds once part `index` has run."""
+        for value in [value for value in self.waiting if self.chain.parts[value].held_until <= index]:
+            self.held -= self.waiting.pop(value)
 
     def _touch(self, transient: int) -> None:
         self.peak = max(self.peak, self.held + transient)

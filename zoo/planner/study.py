@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
+from zoo.planner.budget import parse_budget
+from zoo.planner.chain import InfeasibleBudgetError
 from zoo.planner.graph import CostGraph
 from zoo.planner.methods import known_methods
 from zoo.planner.plan import Plan
+from zoo.planner.rounds import Search, within_budget
 
 Point = tuple[int, float]  # peak bytes, seconds
 
@@ -44,6 +48,59 @@ class PlanStudy:
     frontier: tuple[Point, ...]
     methods: Mapping[str, Point]
     timelines: Mapping[str, Timeline]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Plans of one model at many budgets, and what they are compared with.
+
+    Args:
+        plans: for each budget a plan, or why there is none.
+        smallest: the plan that needs least.
+        methods: plans of `known_methods`, measured as the others are; their budget is what they need.
+        optima: for each budget the least seconds that are predicted for any schedule within it.
+    """
+
+    plans: tuple[Plan | InfeasibleBudgetError, ...]
+    smallest: Plan
+    methods: Mapping[str, Plan]
+    optima: tuple[float, ...]
+
+    def best_single(self, budget_bytes: int) -> str | None:
+        """Which method is fastest, by prediction, among those measured to be within a budget; None = none is."""
+        fitting = {name: plan for name, plan in self.methods.items() if plan.peak_bytes <= budget_bytes}
+        return min(fitting, key=lambda name: fitting[name].predicted_seconds, default=None)
+
+
+def planned(search: Search, objective: str = "time") -> Plan:
+    """The plan that a priced model's budget gives: the fastest, or with "memory" the one that needs least."""
+    return within_budget(search, search.words["budget_bytes"], smallest=objective == "memory")
+
+
+def studied(search: Search, timelines: Mapping[str, Timeline] = MappingProxyType({})) -> PlanStudy:
+    """A plan, with the frontier and the known methods beside it."""
+    return PlanStudy(planned(search), search.frontier(), points_of_methods(search.graph), timelines)
+
+
+def swept(search: Search, budgets: Iterable[int | float | str], between: Iterable[float] = ()) -> Sweep:
+    """Plans for many budgets from one pricing of a model.
+
+    Args:
+        budgets: as `zoo.plan` takes them.
+        between: further budgets, as shares of the way from the least that a plan needs (0) to the plain peak (1).
+    """
+    plain, smallest = search.words["plain_peak_bytes"], within_budget(search, 2**60, smallest=True)
+    limits = [parse_budget(budget, plain) for budget in budgets]
+    limits += [smallest.peak_bytes + int(share * (plain - smallest.peak_bytes)) for share in between]
+    plans: list[Plan | InfeasibleBudgetError] = []
+    for limit in limits:
+        try:
+            plans.append(within_budget(search.for_budget(limit), limit))
+        except InfeasibleBudgetError as error:
+            plans.append(error)
+    methods = {name: search.plan(schedule) for name, schedule in known_methods(search.graph).items()}
+    methods = {name: replace(plan, budget_bytes=plan.peak_bytes) for name, plan in methods.items()}
+    return Sweep(tuple(plans), smallest, methods, tuple(search.least_seconds(limit) for limit in limits))
 
 
 def points_of_methods(graph: CostGraph) -> dict[str, Point]:
