@@ -126,10 +126,13 @@ class DenseNet(ImageModel):
             value_bits: of a value that is kept as it is.
             run: the forward pass.
         """
-        if run.bits is None or not run.policy.efficient:
-            return run.bits is not None
+        forms = run.forms
+        if forms is None or not run.policy.efficient:
+            return forms is not None
         growth, kept = self.spec.growth_rate, not run.policy.recompute_bottleneck
-        return block_prefers_codes(run.bits, channels, growth, self.spec.bn_size * growth, layers, value_bits, kept)
+        return block_prefers_codes(
+            forms.norms.width, channels, growth, self.spec.bn_size * growth, layers, value_bits, kept
+        )
 
     def _layer_parts(self, number: int, layer: int) -> tuple[list[NormLayer], list[ConvolutionLayer]]:
         name = f"features.denseblock{number}.denselayer{layer}"

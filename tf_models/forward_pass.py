@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tf_models.compression import code_bits
+from tf_models.compression import forms_of, refuse_under_xla
 from tf_models.saving import Coder
-from tf_models.saving.group_codes import mixed
+from tf_models.saving.forms import Forms
+from tf_models.saving.noise import mixed
 from tf_models.tensorflow_names import tf
 from zoo.policy import MemoryPolicy
 
@@ -51,18 +52,19 @@ class Pass:
         """
         if not training:
             return cls(False, policy)
+        refuse_under_xla(policy)
         noise = None if code_seeds is None else noise_seed(code_seeds)
         return cls(True, policy, noise, None if dropout_seeds is None else dropout_seeds.next())
 
     @property
-    def bits(self) -> int | None:
-        """Of codes; None = nothing is coded."""
-        return None if self.noise is None else code_bits(self.policy)
+    def forms(self) -> Forms | None:
+        """Of what is kept; None = nothing is coded."""
+        return None if self.noise is None else forms_of(self.policy)
 
     @property
     def saves(self) -> bool:
         """Whether less is kept than TensorFlow would."""
-        return self.policy.efficient or self.bits is not None
+        return self.policy.efficient or self.forms is not None
 
     def by(self, policy: MemoryPolicy) -> Pass:
         """The same one for a part that keeps by another policy."""
@@ -74,8 +76,8 @@ class Pass:
 
     def coder(self) -> Coder | None:
         """For the tensors of one more part of the model, none of whose noise is another's; None = nothing is coded."""
-        bits = self.bits
-        return None if bits is None else Coder(bits, self.noise, next(self.numbers) * BETWEEN_PARTS)
+        forms = self.forms
+        return None if forms is None else Coder(forms, self.noise, next(self.numbers) * BETWEEN_PARTS)
 
 
 def noise_seed(seeds: Any) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from tf_models.carry_out import CarriedPlan, NamedPart, run_parts
-from tf_models.compression import check_codes, code_bits, new_seeds
+from tf_models.compression import check_codes, forms_of, new_seeds
 from tf_models.forward_pass import Pass
 from tf_models.keras_names import keras_layer_name
 from tf_models.layers import ConvolutionLayer, LinearLayer, NormLayer
@@ -77,7 +77,7 @@ class ZooModel(keras.Model):
         self._build_parts()
         drops = bool(getattr(spec, "drop_rate", 0.0))
         self.dropout_seeds = keras.random.SeedGenerator() if drops else None
-        self.code_seeds = None if code_bits(policy) is None else new_seeds()
+        self.code_seeds = None if forms_of(policy) is None else new_seeds()
         self.built = True
 
     def _build_parts(self) -> None:

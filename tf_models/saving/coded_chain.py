@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tf_models.norms import Statistics
-from tf_models.operators import bias_gradient, convolution_gradients
+from tf_models.operators import bias_gradient, channel_axis, convolution_gradients
 from tf_models.saving.coded import ActivationMask, CodedValues, Coder, let_through
 from tf_models.saving.coded_norm import CodedNorm
 from tf_models.saving.pool_codes import PoolPositions
@@ -50,8 +50,11 @@ class CodedRecord:
         if step.norm is not None and statistics is not None:
             kept = CodedNorm.of(read, outputs, step.activation, statistics, step.norm, self.coder)
             self.kept.append(kept)
+        elif place == 0 and self.keeps_input:
+            self.kept.append(read)
         else:
-            self.kept.append(read if place == 0 and self.keeps_input else self.coder.code(read))
+            assert step.convolution is not None, "a step without a norm has a convolution"
+            self.kept.append(self.coder.code_input(read, channel_axis(step.convolution.data_format)))
 
     def keep_pool(self, read: Any, outputs: Any, data_format: str) -> None:
         """Keep where a max pool found its maxima."""

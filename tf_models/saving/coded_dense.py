@@ -61,7 +61,8 @@ class DenseCodes:
         count = int(new.shape[self.call.axis])
         self.means.append(mean[-count:])
         self.inverses.append(inverse[-count:])
-        self.pieces.append(self.coder.code(normalised(new, mean[-count:], inverse[-count:], how)))
+        values = normalised(new, mean[-count:], inverse[-count:], how)
+        self.pieces.append(self.coder.code_norm(values, self.call.axis))
         mask = ActivationMask.of(outputs, "relu")
         assert mask is not None, "a ReLU has a mask"
         self.layers.append(_LayerCodes(mask, mean, inverse, new.dtype))

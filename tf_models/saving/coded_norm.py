@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tf_models.norms import Norm, Statistics, is_fused, values_a_channel, wide
-from tf_models.operators import pixel_axes
+from tf_models.operators import channel_axis, pixel_axes
 from tf_models.saving.coded import ActivationMask, CodedValues, Coder, activated, let_through
 from tf_models.saving.tied import opaque_tensors
 from tf_models.tensorflow_names import tf
@@ -40,7 +40,7 @@ class CodedNorm:
     ) -> CodedNorm:
         """From a norm's input and what its activation gave."""
         mean, inverse = statistics.mean, inverse_deviation(statistics, how)
-        coded = coder.code(normalised(inputs, mean, inverse, how))
+        coded = coder.code_norm(normalised(inputs, mean, inverse, how), channel_axis(how.data_format))
         return cls(coded, ActivationMask.of(outputs, activation), inverse, how, inputs.dtype)
 
     def tensors(self) -> list[Any]:
