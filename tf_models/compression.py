@@ -10,21 +10,28 @@ from tf_models.operators import Convolution
 from tf_models.saving import Step
 from tf_models.saving.coded import MASK_BITS
 from tf_models.saving.forms import AsIs, FixedForm, Form, Forms, GroupForm, HalfForm
+from tf_models.saving.learnt_bits import LearntBits
 from tf_models.tensorflow_names import is_compiled_by_xla, keras
 from zoo.policy import MemoryPolicy
-from zoo.schemes import HOOKS, LAYERS
+from zoo.schemes import HOOKS, LAYERS, NOTHING
 
 FIRST_SEED = 0x5EED  # of every model: its own stream, so that building a model moves no other
 POSITION_BITS = 4  # of a 3x3 max pool
 FEWEST_FIXED_BITS = 2  # a sign and a place: whether there are negative values is not known when a graph is made
-_OFFERED = "1, 2, 4, 8, fixed:2 to fixed:16, half, bfloat16, L0, L1, L2, quant<1..16>, quantz<1..16>"
+_OFFERED = (
+    "1, 2, 4, 8, fixed:2 to fixed:16, half, bfloat16, L0 to L3, quant<1..16>, quantz<1..16>, autoquant, autoquantz, "
+    "autoquant-sr"
+)
 _HOOKS = "TensorFlow has no hooks on what operators keep"
 _SWAP = "what is kept is not moved to host memory in TensorFlow"
-_BITS_CHANGE = "bits that differ by layer and change from step to step are not offered in TensorFlow"
+_BOTH = "bits that are learnt go without efficient=True in TensorFlow"
+_CHUNKS = "convolutions do not run backward in pieces in TensorFlow"
 
 
 def forms_of(policy: MemoryPolicy) -> Forms | None:
     """The forms that a policy asks for; None = nothing is coded, or by what `check_codes` refuses.
+
+    Where bits are learnt, these are the narrowest.
 
     Example:
         >>> forms_of(MemoryPolicy(compressed="L1"))
@@ -39,11 +46,12 @@ def forms_of(policy: MemoryPolicy) -> Forms | None:
         return _alike(FixedForm(codec.bits, stochastic=True))
     if isinstance(codec, Half):
         return _alike(HalfForm(codec.kept))
-    if scheme is None or _why_not(policy) is not None or scheme.bits is None:
+    if scheme is None or scheme.way == NOTHING or _why_not(policy) is not None:
         return None
     if scheme.way == LAYERS:
-        return Forms(GroupForm(scheme.bits) if scheme.norms else AsIs(), GroupForm(scheme.bits))
-    bits = max(scheme.bits, FEWEST_FIXED_BITS)
+        form = GroupForm(int(scheme.bits or 1))
+        return Forms(form if scheme.norms else AsIs(), form)
+    bits = max(scheme.bits or 0, FEWEST_FIXED_BITS)
     return Forms(FixedForm(bits, scheme.stochastic), FixedForm(bits, scheme.stochastic, scheme.zeros))
 
 
@@ -94,11 +102,24 @@ def _alike(form: Form) -> Forms:
 def _why_not(policy: MemoryPolicy) -> str | None:
     """Why a scheme is not offered; None where it is, or where no scheme is asked for."""
     scheme = policy.scheme
-    if policy.adapts or (scheme is not None and (scheme.adaptive or scheme.error is not None)):
-        return _BITS_CHANGE
+    if policy.adapts:
+        return _BOTH
     if scheme is None:
         return None
-    return _HOOKS if scheme.way == HOOKS else _SWAP if scheme.swap else None
+    return _HOOKS if scheme.way == HOOKS else _SWAP if scheme.swap else _CHUNKS if scheme.chunks else None
+
+
+def new_learnt_bits(policy: MemoryPolicy, parts: int, norms: int) -> LearntBits | None:
+    """What a model learns its bits by; None = its policy says them all.
+
+    Args:
+        policy: see there.
+        parts, norms: of the model.
+    """
+    scheme = policy.scheme
+    if scheme is None or not (scheme.adaptive or scheme.error is not None):
+        return None
+    return LearntBits(scheme, 2 * parts, norms)
 
 
 def new_seeds() -> Any:

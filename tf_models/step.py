@@ -51,10 +51,28 @@ def make_step(model: ZooModel, mode: str) -> Callable[[Any, Any], tuple[Any, Any
 
     if mode == "eager":
         return step
-    function: Callable[[Any, Any], tuple[Any, Any, list[Any]]] = tf.function(
-        step, jit_compile=mode == "xla", autograph=False, reduce_retracing=False
-    )
-    return function
+    return as_graph(model, step, jit_compile=mode == "xla")
+
+
+def as_graph(model: ZooModel, step: Callable[..., Any], jit_compile: bool = False) -> Callable[..., Any]:
+    """A training step as a graph; of a model whose bits are learnt, as one graph for each choice of bits.
+
+    Args:
+        model: that the step trains.
+        step: a function of tensors.
+        jit_compile: whether XLA compiles it.
+    """
+    how = {"jit_compile": jit_compile, "autograph": False, "reduce_retracing": False}
+    if model.learnt_bits is None:
+        function: Callable[..., Any] = tf.function(step, **how)
+        return function
+    by_bits = tf.function(lambda graph, *given: step(*given), **how)
+
+    def run(*given: Any) -> Any:
+        with model.learnt_bits.step() as graph:
+            return by_bits(graph, *given)
+
+    return run
 
 
 class StepRunner:
@@ -70,7 +88,7 @@ class StepRunner:
         self.model, self.momentum, self.decay = model, momentum, decay
         self.velocities = [tf.Variable(tf.zeros_like(one)) for one in model.trainable_variables]
         self._gradients = make_step(model, "eager")
-        self._train = tf.function(self._update, autograph=False)
+        self._train = as_graph(model, self._update)
         self._evaluate = tf.function(self._scores, autograph=False)
 
     def seed(self, seed: int) -> None:
@@ -108,13 +126,19 @@ class StepRunner:
         return sum(int(np.prod(one.shape)) * tf.as_dtype(one.dtype).size for one in held)
 
     def momentum_arrays(self) -> dict[str, np.ndarray]:
-        """Copies, by number."""
-        return {str(number): one.numpy() for number, one in enumerate(self.velocities)}
+        """Copies, by number; and the bits that were learnt."""
+        learnt = self.model.learnt_bits
+        arrays = {} if learnt is None else {f"learnt_{name}": one for name, one in learnt.arrays().items()}
+        return arrays | {str(number): one.numpy() for number, one in enumerate(self.velocities)}
 
     def set_momentum(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take over what `momentum_arrays` gave."""
         for number, one in enumerate(self.velocities):
             one.assign(arrays[str(number)])
+        if self.model.learnt_bits is not None:
+            self.model.learnt_bits.set_arrays(
+                {name.removeprefix("learnt_"): one for name, one in arrays.items() if name.startswith("learnt_")}
+            )
 
 
 def in_mixed_precision(model: ZooModel, policy: str = "mixed_bfloat16") -> ZooModel:

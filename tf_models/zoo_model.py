@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from tf_models.carry_out import CarriedPlan, NamedPart, run_parts
-from tf_models.compression import check_codes, forms_of, new_seeds
+from tf_models.compression import check_codes, forms_of, new_learnt_bits, new_seeds
 from tf_models.forward_pass import Pass
 from tf_models.keras_names import keras_layer_name
 from tf_models.layers import ConvolutionLayer, LinearLayer, NormLayer
 from tf_models.operators import FORMATS, Convolution, channel_axis
+from tf_models.saving.learnt_bits import FitWithLearntBits
 from tf_models.tensorflow_names import keras
 from zoo.choices import unknown
 from zoo.policy import MemoryPolicy
@@ -38,6 +39,7 @@ class ZooModel(keras.Model):
         memory_policy, policy: what is kept for the backward pass.
         carried_plan: instead of the policy, what a plan decided part by part; None = no plan is applied.
         parts: layers by canonical name.
+        learnt_bits: bits of kept tensors that change between steps; None = they do not.
 
     Raises:
         TypeError: an argument that does not exist, with the nearest; a value of the wrong type.
@@ -78,6 +80,8 @@ class ZooModel(keras.Model):
         drops = bool(getattr(spec, "drop_rate", 0.0))
         self.dropout_seeds = keras.random.SeedGenerator() if drops else None
         self.code_seeds = None if forms_of(policy) is None else new_seeds()
+        norms = sum(isinstance(part, NormLayer) for part in self.parts.values())
+        self.learnt_bits = new_learnt_bits(policy, len(self.parts), norms)
         self.built = True
 
     def _build_parts(self) -> None:
@@ -104,9 +108,16 @@ class ZooModel(keras.Model):
             given["dtype"] = keras.saving.deserialize_keras_object(given["dtype"], custom_objects=custom_objects)
         return cls(**given)
 
+    def make_train_function(self, force: bool = False) -> None:
+        """Keras's; where bits are learnt, `fit` makes another graph for other bits."""
+        if self.learnt_bits is None or (self.train_function is not None and not force):
+            super().make_train_function(force)
+            return
+        self.train_function = FitWithLearntBits(self.learnt_bits, lambda: self._make_function(self.train_step))
+
     def new_pass(self, training: bool | None) -> Pass:
         """A forward pass begins, by the model's policy: with new noise and another dropout."""
-        return Pass.of(training, self.policy, self.code_seeds, self.dropout_seeds)
+        return Pass.of(training, self.policy, self.code_seeds, self.dropout_seeds, self.learnt_bits)
 
     def part_functions(self) -> list[NamedPart]:
         """Names and functions of what runs one after the other, up to the head, by which plans are made."""

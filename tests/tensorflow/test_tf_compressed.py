@@ -134,7 +134,7 @@ def test_other_dtypes(policy: str) -> None:
 
 
 REFUSED: tuple[tuple[Any, str], ...] = (
-    ("L3", "L2"),
+    ("L3.1", "L3"),
     ("swap", "host memory"),
     ("gact:4", "framework=torch"),
     (3, "did you mean"),

@@ -7,6 +7,7 @@ from typing import Any
 
 from tf_models.saving.bit_packing import pack, unpack
 from tf_models.saving.forms import Form, Forms, Sizes
+from tf_models.saving.learnt_bits import LearntBits, Place
 from tf_models.tensorflow_names import tf
 
 MASK_BITS = {"": 0, "relu": 1, "relu6": 2}.__getitem__  # a value; a ReLU6 has three pieces
@@ -19,23 +20,28 @@ class Coder:
         forms: in which tensors are kept.
         seed: uint64 tensor, of the step.
         first: number of the first tensor among all of the step.
+        learnt: bits that change between steps, instead of the forms'; None = there are none.
     """
 
-    def __init__(self, forms: Forms, seed: Any, first: int = 0) -> None:
-        self.forms, self.seed, self.coded = forms, seed, first
+    def __init__(self, forms: Forms, seed: Any, first: int = 0, learnt: LearntBits | None = None) -> None:
+        self.forms, self.seed, self.first, self.learnt = forms, seed, first, learnt
+        self.coded = 0
 
     def code_norm(self, values: Any, axis: int) -> CodedValues:
         """Code one more norm's input, normalised; `axis` is that of channels."""
-        return self._code(values, self.forms.norms, axis)
+        return self._code(values, self.forms.norms, axis, is_norm=True)
 
     def code_input(self, values: Any, axis: int) -> CodedValues:
         """Code what one more convolution without a norm before it reads."""
-        return self._code(values, self.forms.inputs, axis)
+        return self._code(values, self.forms.inputs, axis, is_norm=False)
 
-    def _code(self, values: Any, form: Form, axis: int) -> CodedValues:
-        seed = self.seed + tf.constant(self.coded, tf.uint64)
+    def _code(self, values: Any, form: Form, axis: int, is_norm: bool) -> CodedValues:
+        seed, place = self.seed + tf.constant(self.first + self.coded, tf.uint64), None
+        if self.learnt is not None:
+            place = self.learnt.place((self.first, self.coded), is_norm, values.shape)
+            form = self.learnt.form(place)
         self.coded += 1
-        return CodedValues(form.encode(values, seed, axis), form, Sizes.of(values))
+        return CodedValues(form.encode(values, seed, axis), form, Sizes.of(values), place)
 
 
 @dataclass(frozen=True)
@@ -45,11 +51,13 @@ class CodedValues:
     Args:
         kept: what the form made.
         form, sizes: see there.
+        place: where its bits are learnt; None = they are fixed.
     """
 
     kept: tuple[Any, ...]
     form: Form
     sizes: Sizes
+    place: Place | None = None
 
     def tensors(self) -> list[Any]:
         """What is kept."""
