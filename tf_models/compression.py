@@ -55,13 +55,13 @@ def forms_of(policy: MemoryPolicy) -> Forms | None:
     return Forms(FixedForm(bits, scheme.stochastic), FixedForm(bits, scheme.stochastic, scheme.zeros))
 
 
-def check_codes(policy: MemoryPolicy, family: str, codes: bool) -> None:
+def check_codes(policy: MemoryPolicy, family: str, learns_bits: bool) -> None:
     """Refuse codes that TensorFlow's models are not built with.
 
     Args:
         policy: see there.
         family: of the model, for errors.
-        codes: whether the family is built with codes.
+        learns_bits: whether the family has bits that are learnt.
 
     Raises:
         ValueError: what is not offered, why, and what is.
@@ -69,12 +69,9 @@ def check_codes(policy: MemoryPolicy, family: str, codes: bool) -> None:
     name = policy.compressed
     if name is None or name == "L0":
         return
-    if not codes:
-        raise ValueError(
-            f"compressed={name}: {family} in TensorFlow keeps no codes; use efficient=True, which keeps the states "
-            "between chunks of time steps alone, or framework=torch"
-        )
     why = _why_not(policy)
+    if why is None and not learns_bits and learns(policy):
+        why = f"bits are not learnt for {family} in TensorFlow"
     if why is not None:
         raise ValueError(f"compressed={name}: {why}; there are {_OFFERED} for {family}, or use framework=torch")
 
@@ -116,10 +113,18 @@ def new_learnt_bits(policy: MemoryPolicy, parts: int, norms: int) -> LearntBits 
         policy: see there.
         parts, norms: of the model.
     """
+    return LearntBits(policy.scheme, 2 * parts, norms) if policy.scheme is not None and learns(policy) else None
+
+
+def learns(policy: MemoryPolicy) -> bool:
+    """Whether bits follow from what backward passes tell.
+
+    Example:
+        >>> [learns(MemoryPolicy(compressed=name)) for name in ("L3", "autoquantz", "L2", 2)]
+        [True, True, False, False]
+    """
     scheme = policy.scheme
-    if scheme is None or not (scheme.adaptive or scheme.error is not None):
-        return None
-    return LearntBits(scheme, 2 * parts, norms)
+    return scheme is not None and (scheme.adaptive or scheme.error is not None)
 
 
 def new_seeds() -> Any:

@@ -131,7 +131,7 @@ def option_of(part: TracedPart, kind: str, times: str) -> Option:
 
 def _takes(model: ZooModel, kind: str) -> bool:
     try:
-        check_policy(type(model).__name__, model.spec, KINDS[kind], model.codes)
+        check_policy(type(model).__name__, model.spec, KINDS[kind], model.learns_bits)
     except ValueError:
         return False
     return True

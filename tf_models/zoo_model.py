@@ -47,7 +47,7 @@ class ZooModel(keras.Model):
     """
 
     config_type: ClassVar[type]
-    codes: ClassVar[bool] = True  # whether the family is built with codes
+    learns_bits: ClassVar[bool] = True  # whether the family has bits that are learnt
     carried_plan: CarriedPlan | None = None
 
     def __init__(
@@ -72,7 +72,7 @@ class ZooModel(keras.Model):
             raise ValueError(f"{family}: {unknown('data_format', data_format, FORMATS)}")
         spec = self.config_type(**fields)
         policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
-        check_policy(family, spec, policy, self.codes)
+        check_policy(family, spec, policy, self.learns_bits)
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.spec, self.policy, self.data_format = spec, policy, data_format
         self.parts: dict[str, Any] = {}
@@ -188,7 +188,7 @@ class ZooModel(keras.Model):
         return keras_layer_name(type(self).__name__, name) if getattr(self.spec, "flavour", "") == "keras" else name
 
 
-def check_policy(family: str, spec: Any, policy: MemoryPolicy, codes: bool) -> None:
+def check_policy(family: str, spec: Any, policy: MemoryPolicy, learns_bits: bool) -> None:
     """Refuse what this package does not offer.
 
     Raises:
@@ -200,4 +200,4 @@ def check_policy(family: str, spec: Any, policy: MemoryPolicy, codes: bool) -> N
             f"opt_memory={policy.opt_memory}: the classic levels are of PyTorch's DenseNet; in TensorFlow give "
             "efficient=True (least memory) or efficient=True, keep_bottleneck=True (less work)"
         )
-    check_codes(policy, family, codes)
+    check_codes(policy, family, learns_bits)

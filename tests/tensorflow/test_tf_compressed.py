@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_networks import CLASSES, NETWORKS, batch, keras, network, one_step, tf
 
-from tf_models import LSTM, DenseNet, build_model, load_weights, measure_step, save_weights
+from tf_models import DenseNet, build_model, load_weights, measure_step, save_weights
 from tf_models.compression import block_prefers_codes, forms_of
 from tf_models.saving.forms import Forms, GroupForm
 from tf_models.step import make_step
@@ -147,9 +147,7 @@ def test_what_is_not_offered_is_refused_with_what_is(compressed: Any, message: s
         DenseNet(block_config=(1,), compressed=compressed)
 
 
-def test_lstms_refuse_codes_and_levels_are_taken() -> None:
-    with pytest.raises(ValueError, match="efficient=True"):
-        LSTM(hidden_size=4, compressed=2)
+def test_levels_are_taken() -> None:
     config = DenseNetConfig(block_config=(1,))
     levels = [forms_of(build_model(config, MemoryPolicy(compressed=name)).policy) for name in ("L0", "L2")]
     assert levels == [None, Forms(GroupForm(4), GroupForm(4))]

@@ -35,7 +35,11 @@ class Coder:
         """Code what one more convolution without a norm before it reads."""
         return self._code(values, self.forms.inputs, axis, is_norm=False)
 
-    def _code(self, values: Any, form: Form, axis: int, is_norm: bool) -> CodedValues:
+    def code_sequence(self, values: Any, axis: int | None, fewest_bits: int = 0) -> CodedValues:
+        """Code values of time steps as they are; `axis` is that of tensors that are stacked, each of its own scale."""
+        return self._code(values, self.forms.inputs.at_least(fewest_bits), axis, is_norm=False)
+
+    def _code(self, values: Any, form: Form, axis: int | None, is_norm: bool) -> CodedValues:
         seed, place = self.seed + tf.constant(self.first + self.coded, tf.uint64), None
         if self.learnt is not None:
             place = self.learnt.place((self.first, self.coded), is_norm, values.shape)

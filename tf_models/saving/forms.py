@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from tf_models.saving.fixed_codes import FixedCodes, dequantize_fixed, quantize_fixed
@@ -43,6 +43,10 @@ class Form(Protocol):
         """Bits a value, about."""
         ...
 
+    def at_least(self, bits: int) -> Form:
+        """The same, with so many bits a value if it has fewer."""
+        ...
+
     def encode(self, values: Any, seed: Any, axis: int | None) -> tuple[Any, ...]:
         """What is kept; another seed for every tensor and step. `axis` is that of channels, if there are any."""
         ...
@@ -68,6 +72,10 @@ class GroupForm:
     def width(self) -> float:
         """With the groups' share."""
         return self.bits + 32 / GROUP
+
+    def at_least(self, bits: int) -> Form:
+        """See `Form`."""
+        return replace(self, bits=max(self.bits, bits))
 
     def encode(self, values: Any, seed: Any, axis: int | None) -> tuple[Any, ...]:
         """See `Form`."""
@@ -97,6 +105,10 @@ class FixedForm:
         """Where nothing is zero."""
         return self.bits + self.zeros
 
+    def at_least(self, bits: int) -> Form:
+        """See `Form`."""
+        return replace(self, bits=max(self.bits, bits))
+
     def encode(self, values: Any, seed: Any, axis: int | None) -> tuple[Any, ...]:
         """See `Form`."""
         return tuple(quantize_fixed(values, self.bits, axis, seed if self.stochastic else None, self.zeros))
@@ -121,6 +133,10 @@ class HalfForm:
         """16."""
         return 16
 
+    def at_least(self, bits: int) -> Form:
+        """See `Form`."""
+        return self
+
     def encode(self, values: Any, seed: Any, axis: int | None) -> tuple[Any, ...]:
         """See `Form`."""
         kind = tf.as_dtype(self.kept)
@@ -141,6 +157,10 @@ class AsIs:
     def width(self) -> float:
         """Of float32."""
         return 32
+
+    def at_least(self, bits: int) -> Form:
+        """See `Form`."""
+        return self
 
     def encode(self, values: Any, seed: Any, axis: int | None) -> tuple[Any, ...]:
         """See `Form`."""
