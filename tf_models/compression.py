@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from kernels.codecs import FixedPoint, GroupQuantizer, Half
@@ -74,6 +75,29 @@ def check_codes(policy: MemoryPolicy, family: str, learns_bits: bool) -> None:
         why = f"bits are not learnt for {family} in TensorFlow"
     if why is not None:
         raise ValueError(f"compressed={name}: {why}; there are {_OFFERED} for {family}, or use framework=torch")
+
+
+def with_shared_kernels(policy: MemoryPolicy) -> Forms | None:
+    """`forms_of`, coded by the shared kernels.
+
+    Raises:
+        ValueError: another form than the group quantiser's, or a function that XLA compiles is being made.
+    """
+    forms = forms_of(policy)
+    if forms is None:
+        return None
+    both = [replace(one, shared=True) for one in (forms.norms, forms.inputs) if isinstance(one, GroupForm)]
+    if len(both) < 2 or learns(policy):
+        raise ValueError(
+            f"code_kernels='shared' with compressed={policy.compressed}: the shared kernels are for 1, 2, 4 or 8 bits "
+            "(or L2) here; give one of those, or code_kernels='operators'"
+        )
+    if is_compiled_by_xla():
+        raise ValueError(
+            "code_kernels='shared' with jit_compile=True: XLA compiles TensorFlow's own operators alone, no call of "
+            "another library's kernels: set code_kernels='operators', whose codes are the same, or jit_compile=False"
+        )
+    return Forms(*both)
 
 
 def refuse_under_xla(policy: MemoryPolicy) -> None:

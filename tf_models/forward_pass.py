@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tf_models.compression import forms_of, refuse_under_xla
+from tf_models.compression import forms_of, refuse_under_xla, with_shared_kernels
 from tf_models.saving import Coder
 from tf_models.saving.forms import Forms
 from tf_models.saving.learnt_bits import LearntBits
@@ -29,6 +29,7 @@ class Pass:
         dropout: seed of dropout; None = nothing is dropped.
         moves: whether running statistics move; False where a part runs a second time in this step.
         learnt: bits that change between steps; None = they are fixed.
+        shared: whether the shared kernels make the codes.
         numbers: of the parts that take a coder, one for all that is made from this pass.
 
     Example:
@@ -43,6 +44,7 @@ class Pass:
     dropout: Any = None
     moves: bool = True
     learnt: LearntBits | None = None
+    shared: bool = False
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1), repr=False)
 
     @classmethod
@@ -72,7 +74,9 @@ class Pass:
     @property
     def forms(self) -> Forms | None:
         """Of what is kept; None = nothing is coded."""
-        return None if self.noise is None else forms_of(self.policy)
+        if self.noise is None:
+            return None
+        return with_shared_kernels(self.policy) if self.shared else forms_of(self.policy)
 
     @property
     def saves(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from tf_models.carry_out import CarriedPlan, NamedPart, run_parts
@@ -19,6 +20,7 @@ from zoo.choices import unknown
 from zoo.policy import MemoryPolicy
 
 PACKAGE = "tf_models"  # the name that Keras registers the models under, for files
+KERNELS = ("operators", "shared")
 POLICY_FIELDS = ("efficient", "keep_bottleneck", "opt_memory", "compressed")
 
 
@@ -39,6 +41,8 @@ class ZooModel(keras.Model):
         memory_policy, policy: what is kept for the backward pass.
         carried_plan: instead of the policy, what a plan decided part by part; None = no plan is applied.
         parts: layers by canonical name.
+        code_kernels: what makes codes of 1, 2, 4 or 8 bits: "operators", TensorFlow's own, or "shared", this project's
+            kernels, not under XLA; the codes are the same. To be set before a graph is made.
         learnt_bits: bits of kept tensors that change between steps; None = they do not.
 
     Raises:
@@ -49,6 +53,7 @@ class ZooModel(keras.Model):
     config_type: ClassVar[type]
     learns_bits: ClassVar[bool] = True  # whether the family has bits that are learnt
     carried_plan: CarriedPlan | None = None
+    code_kernels: str = "operators"
 
     def __init__(
         self,
@@ -117,7 +122,10 @@ class ZooModel(keras.Model):
 
     def new_pass(self, training: bool | None) -> Pass:
         """A forward pass begins, by the model's policy: with new noise and another dropout."""
-        return Pass.of(training, self.policy, self.code_seeds, self.dropout_seeds, self.learnt_bits)
+        if self.code_kernels not in KERNELS:
+            raise ValueError(f"{type(self).__name__}: {unknown('code_kernels', self.code_kernels, KERNELS)}")
+        run = Pass.of(training, self.policy, self.code_seeds, self.dropout_seeds, self.learnt_bits)
+        return replace(run, shared=self.code_kernels == "shared")
 
     def part_functions(self) -> list[NamedPart]:
         """Names and functions of what runs one after the other, up to the head, by which plans are made."""

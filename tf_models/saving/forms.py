@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from tf_models.saving.fixed_codes import FixedCodes, dequantize_fixed, quantize_fixed
 from tf_models.saving.group_codes import GROUP, Codes, dequantize, quantize
+from tf_models.saving.shared_kernels import dequantize_shared, quantize_shared
 from tf_models.tensorflow_names import tf
 
 
@@ -60,6 +61,10 @@ class Form(Protocol):
 class GroupForm:
     """1, 2, 4 or 8 bits a value, without bias, and two bfloat16 for 256 values.
 
+    Args:
+        bits: a value.
+        shared: coded by the shared kernels, not by TensorFlow's operators.
+
     Example:
         >>> form, values = GroupForm(8), tf.range(9, dtype=tf.float32)
         >>> form.decode(form.encode(values, 3, None), Sizes.of(values)).shape
@@ -67,6 +72,7 @@ class GroupForm:
     """
 
     bits: int
+    shared: bool = False
 
     @property
     def width(self) -> float:
@@ -79,11 +85,12 @@ class GroupForm:
 
     def encode(self, values: Any, seed: Any, axis: int | None) -> tuple[Any, ...]:
         """See `Form`."""
-        return tuple(quantize(values, self.bits, seed))
+        return tuple((quantize_shared if self.shared else quantize)(values, self.bits, seed))
 
     def decode(self, kept: tuple[Any, ...], sizes: Sizes) -> Any:
         """See `Form`."""
-        return sizes.shaped(dequantize(Codes(*kept), self.bits, sizes.count))
+        run = dequantize_shared if self.shared else dequantize
+        return sizes.shaped(run(Codes(*kept), self.bits, sizes.count))
 
 
 @dataclass(frozen=True)
