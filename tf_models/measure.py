@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_models.allocations import Allocations, record
+from tf_models.allocations import LEAST_TOLD_BYTES, TELLS_ALL, Allocations, record
 from tf_models.devices import device_name, tensorflow_device
 from tf_models.step import END_OF_FORWARD, make_step, shaped_input
 from tf_models.tensorflow_names import tf
@@ -87,7 +87,8 @@ def measure_step(
     if not found.peak_bytes:
         raise ValueError(
             f"measure_step: no tensor of a step with input {shape} has 256 KiB, and TensorFlow tells of no smaller one "
-            "on a CPU: give a larger batch, or mode='xla'"
+            f"on a CPU: give a larger batch, or mode='xla', or start the process with {TELLS_ALL}=true, which makes it "
+            "tell of all"
         )
     held = found.held_bytes if mode != "xla" else found.largest_bytes
     return MemoryReport(
@@ -101,7 +102,7 @@ def measure_step(
         parts=_parts(found.at_peak),
         model_bytes=sum(int(np.prod(one.shape)) * np.dtype(one.dtype).itemsize for one in model.variables),
         step_seconds=seconds,
-        ran_on=f"TensorFlow, {mode}",
+        ran_on=_ran_on(mode, place),
     )
 
 
@@ -147,6 +148,13 @@ def _seconds(run: Callable[[], Any], repeats: int) -> float:
         loss.numpy()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
+
+
+def _ran_on(mode: str, place: str) -> str:
+    """The mode, and what was not counted."""
+    if mode == "xla" or "CPU" not in place or LEAST_TOLD_BYTES == 1:
+        return f"TensorFlow, {mode}"
+    return f"TensorFlow, {mode} (bytes are those of tensors of {LEAST_TOLD_BYTES // 2**10} KiB and more)"
 
 
 def _parts(at_peak: Mapping[str, int]) -> dict[str, int]:

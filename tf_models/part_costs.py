@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tf_models.allocations import record
+from tf_models.allocations import LEAST_TOLD_BYTES, record
 from tf_models.carry_out import PartFunction
 from tf_models.forward_pass import Pass
 from tf_models.step import END_OF_FORWARD
@@ -19,7 +19,6 @@ from zoo.planner import CostGraph, Option, Part
 from zoo.planner.kinds import KEEP, KINDS
 
 LOSS = "(loss)"
-LEAST_BYTES = 2**18  # on a CPU, TensorFlow tells of nothing smaller
 FLOPS_PER_SECOND, BYTES_PER_SECOND = 5e10, 1e10  # of one core, about: only their ratio matters to a plan
 REPEATS = 3
 
@@ -149,7 +148,7 @@ def _random(spec: Any) -> Any:
 
 def _size(spec: Any) -> int:
     size = math.prod(spec.shape) * spec.dtype.size
-    return int(size) if size >= LEAST_BYTES else 0
+    return int(size) if size >= LEAST_TOLD_BYTES else 0
 
 
 def _bytes(variables: Sequence[Any]) -> int:
