@@ -146,5 +146,5 @@ def in_mixed_precision(model: ZooModel, policy: str = "mixed_bfloat16") -> ZooMo
     made = type(model).from_config({**model.get_config(), "dtype": policy, "name": None})
     for own, given in zip(made.variables, model.variables, strict=True):
         own.assign(given)
-    made.carried_plan = model.carried_plan
+    made.carried_plan, made.code_kernels = model.carried_plan, model.code_kernels
     return made

@@ -46,8 +46,8 @@ def dequantize_shared(coded: Codes, bits: int, count: Any) -> Any:
     """As `group_codes.dequantize`."""
 
     def run(codes: Any, minima: Any, steps: Any, number: Any) -> Any:
-        arrays = [as_array(one) for one in (codes, minima, steps)]
-        return as_tensor(kernels.dequantize(*arrays, bits, int(number)))
+        made = kernels.dequantize(as_array(codes), as_array(minima), as_array(steps), bits, int(number))
+        return as_tensor(made)
 
     given = [*coded, tf.convert_to_tensor(count)]
     values = run(*given) if tf.executing_eagerly() else tf.py_function(run, given, tf.float32)
