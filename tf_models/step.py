@@ -63,13 +63,14 @@ def as_graph(model: ZooModel, step: Callable[..., Any], jit_compile: bool = Fals
         jit_compile: whether XLA compiles it.
     """
     how = {"jit_compile": jit_compile, "autograph": False, "reduce_retracing": False}
-    if model.learnt_bits is None:
+    learnt = model.learnt_bits
+    if learnt is None:
         function: Callable[..., Any] = tf.function(step, **how)
         return function
     by_bits = tf.function(lambda graph, *given: step(*given), **how)
 
     def run(*given: Any) -> Any:
-        with model.learnt_bits.step() as graph:
+        with learnt.step() as graph:
             return by_bits(graph, *given)
 
     return run

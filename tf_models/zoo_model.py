@@ -53,6 +53,7 @@ class ZooModel(keras.Model):
     config_type: ClassVar[type]
     learns_bits: ClassVar[bool] = True  # whether the family has bits that are learnt
     carried_plan: CarriedPlan | None = None
+    train_function: Any = None  # Keras's
     code_kernels: str = "operators"
 
     def __init__(
