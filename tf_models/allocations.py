@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from typing import Any
 
 from tf_models.tensorflow_names import tf
 
+# With TensorFlow's other allocator, the profiler is told of every allocation; it is chosen when TensorFlow starts.
+TELLS_ALL = "TF_CPU_ALLOCATOR_USE_BFC"
+LEAST_TOLD_BYTES = 1 if os.environ.get(TELLS_ALL, "").lower() in ("1", "true") else 2**18  # on a CPU
 _ALLOCATED, _FREED = "MemoryAllocation", "MemoryDeallocation"
 
 
@@ -34,8 +38,8 @@ def record(run: Callable[[], Any], marker: str = "") -> Allocations:
     """Run something under the profiler and replay what was allocated and freed.
 
     Bytes are those that were asked for; what was allocated before is not counted, and what is returned is until the
-    end. On a CPU, TensorFlow tells of no allocation below 256 KiB: such are not counted. Only one run can be recorded
-    at a time, because TensorFlow has one profiler.
+    end. On a CPU, TensorFlow tells of no allocation below 256 KiB, and such are not counted, but where the process was
+    started with TF_CPU_ALLOCATOR_USE_BFC=true. Only one run can be recorded at a time: TensorFlow has one profiler.
 
     Args:
         run: is called once.

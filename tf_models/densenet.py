@@ -28,6 +28,7 @@ class DenseNet(ImageModel):
         keep_bottleneck: with `efficient`, keep the 1x1 outputs too: more bytes, less time.
         compressed: 1, 2, 4 or 8 bits a value that is kept, normalised, with exact masks; outputs and running statistics
             are the same to the bit, gradients without bias. With `efficient` a part is kept the smaller way.
+            Also "fixed:4", "half" and policies, "L1" to "L3", "quant8", "quantz8", "autoquant": see docs/tensorflow.md.
         opt_memory: not of TensorFlow.
         data_format, dtype, name: see `tf_models.zoo_model.ZooModel`.
         fields: of `zoo.densenet.DenseNetConfig`.
@@ -126,10 +127,13 @@ class DenseNet(ImageModel):
             value_bits: of a value that is kept as it is.
             run: the forward pass.
         """
-        if run.bits is None or not run.policy.efficient:
-            return run.bits is not None
+        forms = run.forms
+        if forms is None or not run.policy.efficient:
+            return forms is not None
         growth, kept = self.spec.growth_rate, not run.policy.recompute_bottleneck
-        return block_prefers_codes(run.bits, channels, growth, self.spec.bn_size * growth, layers, value_bits, kept)
+        return block_prefers_codes(
+            forms.norms.width, channels, growth, self.spec.bn_size * growth, layers, value_bits, kept
+        )
 
     def _layer_parts(self, number: int, layer: int) -> tuple[list[NormLayer], list[ConvolutionLayer]]:
         name = f"features.denseblock{number}.denselayer{layer}"

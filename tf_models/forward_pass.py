@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tf_models.compression import code_bits
+from tf_models.compression import forms_of, refuse_under_xla, with_shared_kernels
 from tf_models.saving import Coder
-from tf_models.saving.group_codes import mixed
+from tf_models.saving.forms import Forms
+from tf_models.saving.learnt_bits import LearntBits
+from tf_models.saving.noise import mixed
 from tf_models.tensorflow_names import tf
 from zoo.policy import MemoryPolicy
 
@@ -26,6 +28,8 @@ class Pass:
         noise: seed of the codes' noise, uint64; None = nothing is coded.
         dropout: seed of dropout; None = nothing is dropped.
         moves: whether running statistics move; False where a part runs a second time in this step.
+        learnt: bits that change between steps; None = they are fixed.
+        shared: whether the shared kernels make the codes.
         numbers: of the parts that take a coder, one for all that is made from this pass.
 
     Example:
@@ -39,30 +43,45 @@ class Pass:
     noise: Any = None
     dropout: Any = None
     moves: bool = True
+    learnt: LearntBits | None = None
+    shared: bool = False
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1), repr=False)
 
     @classmethod
-    def of(cls, training: bool | None, policy: MemoryPolicy, code_seeds: Any, dropout_seeds: Any) -> Pass:
+    def of(
+        cls,
+        training: bool | None,
+        policy: MemoryPolicy,
+        code_seeds: Any,
+        dropout_seeds: Any,
+        learnt: LearntBits | None = None,
+    ) -> Pass:
         """A new one; codes are made, and values dropped, while training alone.
 
         Args:
             training, policy: see the class.
+            learnt: of the model.
             code_seeds, dropout_seeds: generators, of which each gives one seed a pass; None = there is none.
         """
         if not training:
             return cls(False, policy)
+        refuse_under_xla(policy)
         noise = None if code_seeds is None else noise_seed(code_seeds)
-        return cls(True, policy, noise, None if dropout_seeds is None else dropout_seeds.next())
+        if learnt is not None:
+            learnt.enter_forward()
+        return cls(True, policy, noise, None if dropout_seeds is None else dropout_seeds.next(), learnt=learnt)
 
     @property
-    def bits(self) -> int | None:
-        """Of codes; None = nothing is coded."""
-        return None if self.noise is None else code_bits(self.policy)
+    def forms(self) -> Forms | None:
+        """Of what is kept; None = nothing is coded."""
+        if self.noise is None:
+            return None
+        return with_shared_kernels(self.policy) if self.shared else forms_of(self.policy)
 
     @property
     def saves(self) -> bool:
         """Whether less is kept than TensorFlow would."""
-        return self.policy.efficient or self.bits is not None
+        return self.policy.efficient or self.forms is not None
 
     def by(self, policy: MemoryPolicy) -> Pass:
         """The same one for a part that keeps by another policy."""
@@ -74,8 +93,8 @@ class Pass:
 
     def coder(self) -> Coder | None:
         """For the tensors of one more part of the model, none of whose noise is another's; None = nothing is coded."""
-        bits = self.bits
-        return None if bits is None else Coder(bits, self.noise, next(self.numbers) * BETWEEN_PARTS)
+        forms = self.forms
+        return None if forms is None else Coder(forms, self.noise, next(self.numbers) * BETWEEN_PARTS, self.learnt)
 
 
 def noise_seed(seeds: Any) -> Any:

@@ -74,14 +74,15 @@ class ImageModel(ZooModel):
         self, values: Any, steps: list[Step], parts: Sequence[Part], run: Pass, activation: str, keeps_input: bool
     ) -> bool:
         """Whether what parts keep is coded: always, but where `efficient` alone keeps less."""
-        if run.bits is None or not run.policy.efficient:
-            return run.bits is not None
+        forms = run.forms
+        if forms is None or not run.policy.efficient:
+            return forms is not None
         convolutions = [None if part[2] is None else (part[2].how, part[2].out) for part in parts]
         channels = int(values.shape[channel_axis(self.data_format)])
         sizes = chain_sizes(
             *spatial_sizes(values.shape, self.data_format), channels, convolutions, any(step.pools for step in steps)
         )
-        return chain_prefers_codes(run.bits, steps, sizes, 8 * values.dtype.size, activation, keeps_input)
+        return chain_prefers_codes(forms, steps, sizes, 8 * values.dtype.size, activation, keeps_input)
 
     def _chain(
         self,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tf_models.carry_out import NamedPart
 from tf_models.forward_pass import Pass
 from tf_models.recurrence import StackedSettings, lstm_plan, run_plain
+from tf_models.saving.coded_lstm import CodedStack
 from tf_models.saving.over_time import run_recomputed
 from tf_models.tensorflow_names import keras, tf
 from tf_models.zoo_model import PACKAGE, ZooModel
@@ -73,7 +75,9 @@ class LSTM(ZooModel):
     Args:
         efficient: keep only states between chunks of time steps, and run each chunk again in the backward pass; same
             outputs and gradients as without, memory grows like the square root of the time steps.
-        keep_bottleneck, opt_memory, compressed: not of LSTMs.
+        compressed: 1, 2, 4, 8 bits a value that is kept of each step (forget gates 8 or more), "fixed:4", "half"; the
+            outputs are the same to the bit, gradients without bias. `efficient` keeps less: of both it is done alone.
+        keep_bottleneck, opt_memory: not of LSTMs.
         data_format, dtype, name: see `tf_models.zoo_model.ZooModel`.
         fields: of `zoo.lstm.LSTMConfig`.
 
@@ -89,7 +93,7 @@ class LSTM(ZooModel):
     """
 
     config_type = LSTMConfig
-    codes = False
+    learns_bits = False
 
     def _build_parts(self) -> None:
         config: LSTMConfig = self.spec
@@ -157,25 +161,39 @@ class LSTM(ZooModel):
     def _one_direction(self, values: Any, run: Pass) -> tuple[Any, Any]:
         layers = self.spec.num_layers
         weights = [one for layer in range(layers) for one in self.parts["recurrent"].of_layer(f"l{layer}")]
-        over_time = run_recomputed if run.policy.efficient else run_plain
+        over_time = _over_time(run)
         how = self._settings(values, layers, 0, False, run.dropout)
         outputs, ends = over_time(values, self._start(values, 2 * layers), weights, run.dropout, how)
         return outputs, ends[-2]
 
     def _both_directions(self, values: Any, run: Pass) -> tuple[Any, Any]:
         """Layer by layer: the second layer's first step reads what the first one read last."""
-        over_time = run_recomputed if run.policy.efficient else run_plain
         last: list[Any] = []
+        below: list[Any] = []
         for layer in range(self.spec.num_layers):
-            sides, last = [], []
+            sides, last, made = [], [], []
             for turned, suffix in enumerate(suffixes(self.spec, layer)):
                 how = self._settings(values, 1, layer, bool(turned), run.dropout)
                 weights = self.parts["recurrent"].of_layer(suffix)
-                outputs, ends = over_time(values, self._start(values, 2), weights, run.dropout, how)
+                made.append(_over_time(run, below))
+                outputs, ends = made[-1](values, self._start(values, 2), weights, run.dropout, how)
                 sides.append(outputs)
                 last.append(ends[0])
-            values = tf.concat(sides, 2)
+            values, below = tf.concat(sides, 2), made
         return values, tf.concat(last, 1)
+
+
+def _over_time(run: Pass, below: Sequence[Any] = ()) -> Callable[..., tuple[Any, list[Any]]]:
+    """How layers are run: what `efficient` keeps is less than codes.
+
+    Args:
+        run: the forward pass.
+        below: how the layers were run whose outputs, side by side, these read.
+    """
+    if run.policy.efficient:
+        return run_recomputed
+    coder = run.coder()
+    return run_plain if coder is None else CodedStack(coder, [one for one in below if isinstance(one, CodedStack)])
 
 
 def suffixes(config: LSTMConfig, layer: int) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_models.allocations import Allocations, record
+from tf_models.allocations import LEAST_TOLD_BYTES, TELLS_ALL, Allocations, record
 from tf_models.devices import device_name, tensorflow_device
 from tf_models.step import END_OF_FORWARD, make_step, shaped_input
 from tf_models.tensorflow_names import tf
@@ -61,7 +61,7 @@ def measure_step(
         >>> report.peak_bytes > report.saved_bytes > 0
         True
     """
-    shape = _checked(model, input_shape, repeats, mode)
+    shape = _checked(model, input_shape, repeats, mode, execute)
     if not execute:
         mode = "xla"
     place = tensorflow_device(device)
@@ -74,7 +74,12 @@ def measure_step(
             def run() -> Any:
                 return step(inputs, labels)
 
-            found = _recorded(run, mode) if execute else assigned_by_xla(step, inputs, labels)
+            # One makes the graph, another lays out constants; or learns the bits, by which there is another graph.
+            found = (
+                _recorded(run, 1 if mode == "xla" and model.learnt_bits is None else 2)
+                if execute
+                else assigned_by_xla(step, inputs, labels)
+            )
             seconds = _seconds(run, repeats) if execute and repeats else None
     finally:
         for variable, value in zip(model.non_trainable_variables, kept, strict=True):
@@ -82,7 +87,8 @@ def measure_step(
     if not found.peak_bytes:
         raise ValueError(
             f"measure_step: no tensor of a step with input {shape} has 256 KiB, and TensorFlow tells of no smaller one "
-            "on a CPU: give a larger batch, or mode='xla'"
+            f"on a CPU: give a larger batch, or mode='xla', or start the process with {TELLS_ALL}=true, which makes it "
+            "tell of all"
         )
     held = found.held_bytes if mode != "xla" else found.largest_bytes
     return MemoryReport(
@@ -96,12 +102,12 @@ def measure_step(
         parts=_parts(found.at_peak),
         model_bytes=sum(int(np.prod(one.shape)) * np.dtype(one.dtype).itemsize for one in model.variables),
         step_seconds=seconds,
-        ran_on=f"TensorFlow, {mode}",
+        ran_on=_ran_on(mode, place),
         counted=mode,
     )
 
 
-def _checked(model: Any, input_shape: Sequence[int], repeats: int, mode: str) -> tuple[int, ...]:
+def _checked(model: Any, input_shape: Sequence[int], repeats: int, mode: str, execute: bool) -> tuple[int, ...]:
     if not isinstance(model, ZooModel):
         raise TypeError(f"measure_step: a model of tf_models is needed, not {type(model).__name__}")
     if mode not in MODES:
@@ -109,6 +115,11 @@ def _checked(model: Any, input_shape: Sequence[int], repeats: int, mode: str) ->
     shape = tuple(int(size) for size in input_shape)
     if len(shape) < 2 or min(shape) < 1:
         raise ValueError(f"input_shape must be positive sizes with the batch first, not {input_shape!r}")
+    if not execute and model.learnt_bits is not None:
+        raise ValueError(
+            f"measure_step: execute=False with compressed={model.policy.compressed}: its bits are learnt by running; "
+            "leave execute out"
+        )
     if repeats < 0:
         raise ValueError(f"repeats must be 0 or more, not {repeats}")
     return shape
@@ -124,8 +135,8 @@ def random_batch(model: ZooModel, shape: tuple[int, ...], dtype: Any) -> tuple[A
     return tf.constant(shaped_input(model, images)), tf.zeros(shape[:1], tf.int64)
 
 
-def _recorded(run: Callable[[], Any], mode: str) -> Allocations:
-    for _ in range(1 if mode == "xla" else 2):  # the first one makes the graph, the second one lays out constants
+def _recorded(run: Callable[[], Any], before: int) -> Allocations:
+    for _ in range(before):
         run()
     return record(run, END_OF_FORWARD)
 
@@ -138,6 +149,13 @@ def _seconds(run: Callable[[], Any], repeats: int) -> float:
         loss.numpy()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
+
+
+def _ran_on(mode: str, place: str) -> str:
+    """The mode, and what was not counted."""
+    if mode == "xla" or "CPU" not in place or LEAST_TOLD_BYTES == 1:
+        return f"TensorFlow, {mode}"
+    return f"TensorFlow, {mode} (bytes are those of tensors of {LEAST_TOLD_BYTES // 2**10} KiB and more)"
 
 
 def _parts(at_peak: Mapping[str, int]) -> dict[str, int]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tf_models.allocations import record
+from tf_models.allocations import LEAST_TOLD_BYTES, record
 from tf_models.carry_out import PartFunction
 from tf_models.forward_pass import Pass
 from tf_models.step import END_OF_FORWARD
@@ -20,7 +20,6 @@ from zoo.planner.kinds import KEEP, KINDS
 from zoo.planner.noise import with_noise
 
 LOSS = "(loss)"
-LEAST_BYTES = 2**18  # on a CPU, TensorFlow tells of nothing smaller
 FLOPS_PER_SECOND, BYTES_PER_SECOND = 5e10, 1e10  # of one core, about: only their ratio matters to a plan
 REPEATS = 3
 
@@ -133,7 +132,7 @@ def option_of(part: TracedPart, kind: str, times: str) -> Option:
 
 def _takes(model: ZooModel, kind: str) -> bool:
     try:
-        check_policy(type(model).__name__, model.spec, KINDS[kind], model.codes)
+        check_policy(type(model).__name__, model.spec, KINDS[kind], model.learns_bits)
     except ValueError:
         return False
     return True
@@ -151,7 +150,7 @@ def _random(spec: Any) -> Any:
 
 def _size(spec: Any) -> int:
     size = math.prod(spec.shape) * spec.dtype.size
-    return int(size) if size >= LEAST_BYTES else 0
+    return int(size) if size >= LEAST_TOLD_BYTES else 0
 
 
 def _bytes(variables: Sequence[Any]) -> int:

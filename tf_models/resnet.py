@@ -25,6 +25,7 @@ class ResNet(ImageModel):
         keep_bottleneck: with `efficient`, keep every convolution's output: only elementwise work is done again.
         compressed: 1, 2, 4 or 8 bits a value that is kept, normalised, with exact masks; outputs and running statistics
             are the same to the bit, gradients without bias. With `efficient` a part is kept the smaller way.
+            Also "fixed:4", "half" and policies, "L1" to "L3", "quant8", "quantz8", "autoquant": see docs/tensorflow.md.
         opt_memory: not of TensorFlow.
         data_format, dtype, name: see `tf_models.zoo_model.ZooModel`.
         fields: of `zoo.resnet.ResNetConfig`.

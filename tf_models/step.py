@@ -56,10 +56,29 @@ def make_step(model: ZooModel, mode: str, scale: Any = None) -> Callable[[Any, A
 
     if mode == "eager":
         return step
-    function: Callable[[Any, Any], tuple[Any, Any, list[Any]]] = tf.function(
-        step, jit_compile=mode == "xla", autograph=False, reduce_retracing=False
-    )
-    return function
+    return as_graph(model, step, jit_compile=mode == "xla")
+
+
+def as_graph(model: ZooModel, step: Callable[..., Any], jit_compile: bool = False) -> Callable[..., Any]:
+    """A training step as a graph; of a model whose bits are learnt, as one graph for each choice of bits.
+
+    Args:
+        model: that the step trains.
+        step: a function of tensors.
+        jit_compile: whether XLA compiles it.
+    """
+    how = {"jit_compile": jit_compile, "autograph": False, "reduce_retracing": False}
+    learnt = model.learnt_bits
+    if learnt is None:
+        function: Callable[..., Any] = tf.function(step, **how)
+        return function
+    by_bits = tf.function(lambda graph, *given: step(*given), **how)
+
+    def run(*given: Any) -> Any:
+        with learnt.step() as graph:
+            return by_bits(graph, *given)
+
+    return run
 
 
 class StepRunner:
@@ -73,17 +92,25 @@ class StepRunner:
 
     Attributes:
         loss_scale: of a model that computes in float16; None for others.
+
+    Raises:
+        ValueError: several workers, each of which would learn other bits.
     """
 
     def __init__(self, model: ZooModel, momentum: float, decay: float, workers: Workers | None = None) -> None:
         self.model, self.momentum, self.decay = model, momentum, decay
         self.workers = workers or Workers()
+        if self.workers.world > 1 and model.learnt_bits is not None:
+            raise ValueError(
+                f"compressed={model.policy.compressed} in {self.workers.world} processes: each would learn other bits; "
+                "give a fixed number of bits, such as compressed=2 or quant8"
+            )
         self.workers.share(model.variables)
         self.velocities = [tf.Variable(tf.zeros_like(one)) for one in model.trainable_variables]
         self.loss_scale = LossScale() if model.compute_dtype == "float16" else None
         self._gradients = make_step(model, "eager", None if self.loss_scale is None else self.loss_scale.value)
-        self._train = tf.function(self._update, autograph=False)
-        self._find = tf.function(self._gradients, autograph=False)
+        self._train = as_graph(model, self._update)
+        self._find = as_graph(model, self._gradients)
         self._take = tf.function(self._take_gradients, autograph=False)
         self._evaluate = tf.function(self._scores, autograph=False)
 
@@ -144,9 +171,12 @@ class StepRunner:
         return sum(int(np.prod(one.shape)) * tf.as_dtype(one.dtype).size for one in held)
 
     def momentum_arrays(self) -> dict[str, np.ndarray]:
-        """Copies, by number; and the loss's scale, if there is one."""
-        arrays = {str(number): one.numpy() for number, one in enumerate(self.velocities)}
-        return arrays if self.loss_scale is None else {**arrays, SCALE: self.loss_scale.to_array()}
+        """Copies, by number; the loss's scale, if there is one; and the bits that were learnt."""
+        learnt = self.model.learnt_bits
+        arrays = {} if learnt is None else {f"learnt_{name}": one for name, one in learnt.arrays().items()}
+        if self.loss_scale is not None:
+            arrays[SCALE] = self.loss_scale.to_array()
+        return arrays | {str(number): one.numpy() for number, one in enumerate(self.velocities)}
 
     def set_momentum(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take over what `momentum_arrays` gave."""
@@ -154,6 +184,10 @@ class StepRunner:
             one.assign(arrays[str(number)])
         if self.loss_scale is not None:
             self.loss_scale.take_over(arrays[SCALE])
+        if self.model.learnt_bits is not None:
+            self.model.learnt_bits.set_arrays(
+                {name.removeprefix("learnt_"): one for name, one in arrays.items() if name.startswith("learnt_")}
+            )
 
 
 BFLOAT16, FLOAT16 = "mixed_bfloat16", "mixed_float16"  # Keras's names
@@ -164,5 +198,5 @@ def in_mixed_precision(model: ZooModel, policy: str = BFLOAT16) -> ZooModel:
     made = type(model).from_config({**model.get_config(), "dtype": policy, "name": None})
     for own, given in zip(made.variables, model.variables, strict=True):
         own.assign(given)
-    made.carried_plan = model.carried_plan
+    made.carried_plan, made.code_kernels = model.carried_plan, model.code_kernels
     return made

@@ -27,6 +27,13 @@ def import_tensorflow() -> tuple[Any, Any]:
     return tensorflow, keras
 
 
+def is_compiled_by_xla() -> bool:
+    """Whether the function that is being made has `jit_compile=True`, or one around it."""
+    from tensorflow.python.ops import control_flow_util
+
+    return bool(control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
+
+
 tf: Any
 keras: Any
 tf, keras = import_tensorflow()

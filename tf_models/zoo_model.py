@@ -5,20 +5,23 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from tf_models.carry_out import CarriedPlan, NamedPart, run_parts
-from tf_models.compression import check_codes, code_bits, new_seeds
+from tf_models.compression import check_codes, forms_of, new_learnt_bits, new_seeds
 from tf_models.forward_pass import Pass
 from tf_models.keras_names import keras_layer_name
 from tf_models.layers import ConvolutionLayer, LinearLayer, NormLayer
 from tf_models.operators import FORMATS, Convolution, channel_axis
+from tf_models.saving.learnt_bits import FitWithLearntBits
 from tf_models.tensorflow_names import keras
 from zoo.choices import unknown
 from zoo.policy import MemoryPolicy
 from zoo.refusals import Request, check_offered
 
 PACKAGE = "tf_models"  # the name that Keras registers the models under, for files
+KERNELS = ("operators", "shared")
 POLICY_FIELDS = ("efficient", "keep_bottleneck", "opt_memory", "compressed")
 
 
@@ -39,6 +42,9 @@ class ZooModel(keras.Model):
         memory_policy, policy: what is kept for the backward pass.
         carried_plan: instead of the policy, what a plan decided part by part; None = no plan is applied.
         parts: layers by canonical name.
+        code_kernels: what makes codes of 1, 2, 4 or 8 bits: "operators", TensorFlow's own, or "shared", this project's
+            kernels, not under XLA; the codes are the same. To be set before a graph is made.
+        learnt_bits: bits of kept tensors that change between steps; None = they do not.
 
     Raises:
         TypeError: an argument that does not exist, with the nearest; a value of the wrong type.
@@ -46,8 +52,10 @@ class ZooModel(keras.Model):
     """
 
     config_type: ClassVar[type]
-    codes: ClassVar[bool] = True  # whether the family is built with codes
+    learns_bits: ClassVar[bool] = True  # whether the family has bits that are learnt
     carried_plan: CarriedPlan | None = None
+    train_function: Any = None  # Keras's
+    code_kernels: str = "operators"
 
     def __init__(
         self,
@@ -71,14 +79,16 @@ class ZooModel(keras.Model):
             raise ValueError(f"{family}: {unknown('data_format', data_format, FORMATS)}")
         spec = self.config_type(**fields)
         policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
-        check_policy(family, spec, policy, self.codes)
+        check_policy(family, spec, policy, self.learns_bits)
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.spec, self.policy, self.data_format = spec, policy, data_format
         self.parts: dict[str, Any] = {}
         self._build_parts()
         drops = bool(getattr(spec, "drop_rate", 0.0))
         self.dropout_seeds = keras.random.SeedGenerator() if drops else None
-        self.code_seeds = None if code_bits(policy) is None else new_seeds()
+        self.code_seeds = None if forms_of(policy) is None else new_seeds()
+        norms = sum(isinstance(part, NormLayer) for part in self.parts.values())
+        self.learnt_bits = new_learnt_bits(policy, len(self.parts), norms)
         self.built = True
 
     def _build_parts(self) -> None:
@@ -105,9 +115,19 @@ class ZooModel(keras.Model):
             given["dtype"] = keras.saving.deserialize_keras_object(given["dtype"], custom_objects=custom_objects)
         return cls(**given)
 
+    def make_train_function(self, force: bool = False) -> None:
+        """Keras's; where bits are learnt, `fit` makes another graph for other bits."""
+        if self.learnt_bits is None or (self.train_function is not None and not force):
+            super().make_train_function(force)
+            return
+        self.train_function = FitWithLearntBits(self.learnt_bits, lambda: self._make_function(self.train_step))
+
     def new_pass(self, training: bool | None) -> Pass:
         """A forward pass begins, by the model's policy: with new noise and another dropout."""
-        return Pass.of(training, self.policy, self.code_seeds, self.dropout_seeds)
+        if self.code_kernels not in KERNELS:
+            raise ValueError(f"{type(self).__name__}: {unknown('code_kernels', self.code_kernels, KERNELS)}")
+        run = Pass.of(training, self.policy, self.code_seeds, self.dropout_seeds, self.learnt_bits)
+        return replace(run, shared=self.code_kernels == "shared")
 
     def part_functions(self) -> list[NamedPart]:
         """Names and functions of what runs one after the other, up to the head, by which plans are made."""
@@ -178,7 +198,7 @@ class ZooModel(keras.Model):
         return keras_layer_name(type(self).__name__, name) if getattr(self.spec, "flavour", "") == "keras" else name
 
 
-def check_policy(family: str, spec: Any, policy: MemoryPolicy, codes: bool) -> None:
+def check_policy(family: str, spec: Any, policy: MemoryPolicy, learns_bits: bool) -> None:
     """Refuse what this package does not offer.
 
     Raises:
@@ -186,4 +206,4 @@ def check_policy(family: str, spec: Any, policy: MemoryPolicy, codes: bool) -> N
     """
     spec.check_policy(policy)
     check_offered("tensorflow", Request(spec, policy))
-    check_codes(policy, family, codes)
+    check_codes(policy, family, learns_bits)

@@ -50,6 +50,11 @@ class Scheme:
     stochastic: bool = True
     error: float | None = None
 
+    @property
+    def learns(self) -> bool:
+        """Whether bits follow from what backward passes tell."""
+        return self.adaptive or self.error is not None
+
     def __str__(self) -> str:
         return self.name
 

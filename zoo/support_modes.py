@@ -155,6 +155,22 @@ MODES: Mapping[str, tuple[Mode, ...]] = MappingProxyType(
                 "tests/tensorflow/test_tf_compressed.py::test_outputs_and_statistics_are_those_without_codes_to_the_bit",
             ),
             Mode(
+                "bits that are learnt, Keras fit",
+                "another graph for other bits",
+                "tests/tensorflow/test_tf_learnt_bits.py::"
+                "test_fit_makes_a_graph_for_other_bits_and_keras_loads_the_model",
+            ),
+            Mode(
+                "zeros apart (quantz, autoquantz) under XLA",
+                "no: how many bytes they take is known too late for XLA; refused",
+                "tests/tensorflow/test_tf_policies.py::test_zeros_apart_are_refused_where_xla_compiles",
+            ),
+            Mode(
+                "shared kernels, in eager and tf.function",
+                "the operators' codes; refused under XLA; never tried on a GPU",
+                "tests/tensorflow/test_tf_shared_kernels.py::test_codes_are_the_references",
+            ),
+            Mode(
                 "second derivatives",
                 "no: gradients are written out; refused",
                 f"{_EXACT}a_second_derivative_is_refused",

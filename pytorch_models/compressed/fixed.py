@@ -21,9 +21,9 @@ from pytorch_models import packing_ops
 from pytorch_models.channels import row
 from pytorch_models.compressed import dense, learnt
 from pytorch_models.compressed.codes import AsIs, Kept, NormalisedCode, Parts
-from pytorch_models.compressed.fixed_widths import published_widths, widths_for_step
 from pytorch_models.compression import derived_seed
 from pytorch_models.kernel_arrays import DenseLike
+from zoo.fixed_widths import published_widths, widths_for_step
 from zoo.schemes import Scheme
 
 EVERY, MEAN_OF = 100, 10
@@ -250,8 +250,9 @@ def _coded(
 def _widths(scheme: Scheme, square: Tensor | None, top: Tensor, signed: bool, channels: int) -> list[int]:
     if scheme.error is None or square is None:
         return [max(int(scheme.bits or 1), 2 if signed else 1)] * channels
+    largest = top.cpu().numpy()
     if scheme.stochastic:
-        found = widths_for_step(square.sqrt().to(top.device), top, signed)
+        found = widths_for_step(square.sqrt().cpu().numpy(), largest, signed)
     else:
-        found = published_widths(square.to(top.device), top, signed)
+        found = published_widths(square.cpu().numpy(), largest, signed)
     return [min(max(int(width), 2 if signed else 1), MAX_WIDTH) for width in found.tolist()]

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from small_networks import CLASSES, NETWORKS, batch, keras, network, one_step, tf
 
-from tf_models import LSTM, DenseNet, build_model, load_weights, measure_step, save_weights
-from tf_models.compression import block_prefers_codes, code_bits
+from tf_models import DenseNet, build_model, load_weights, measure_step, save_weights
+from tf_models.compression import block_prefers_codes, forms_of
+from tf_models.saving.forms import Forms, GroupForm
 from tf_models.step import make_step
 from tf_models.weights import canonical_weights
 from zoo.densenet import DenseNetConfig
@@ -133,8 +134,8 @@ def test_other_dtypes(policy: str) -> None:
 
 
 REFUSED: tuple[tuple[Any, str], ...] = (
-    ("fixed:4", "1, 2, 4 or 8 bits"),
-    ("L3", "L2"),
+    ("L3.1", "L3"),
+    ("swap", "host memory"),
     ("gact:4", "framework=torch"),
     (3, "did you mean"),
 )
@@ -146,12 +147,10 @@ def test_what_is_not_offered_is_refused_with_what_is(compressed: Any, message: s
         DenseNet(block_config=(1,), compressed=compressed)
 
 
-def test_lstms_refuse_codes_and_levels_are_taken() -> None:
-    with pytest.raises(ValueError, match="efficient=True"):
-        LSTM(hidden_size=4, compressed=2)
+def test_levels_are_taken() -> None:
     config = DenseNetConfig(block_config=(1,))
-    levels = [code_bits(build_model(config, MemoryPolicy(compressed=name)).policy) for name in ("L0", "L2")]
-    assert levels == [None, 4]
+    levels = [forms_of(build_model(config, MemoryPolicy(compressed=name)).policy) for name in ("L0", "L2")]
+    assert levels == [None, Forms(GroupForm(4), GroupForm(4))]
 
 
 DENSE: dict[str, Any] = {"growth_rate": 32, "block_config": (4,), "num_init_features": 32}
@@ -182,4 +181,4 @@ def test_both_flags_keep_no_more_than_either(bits: int) -> None:
         model = DenseNet(**DENSE, **flags)
         saved.append(measure_step(model, (8, 3, 48, 48), mode="eager", repeats=0).saved_bytes)
     assert saved[2] <= min(saved[:2])
-    assert block_prefers_codes(bits, 32, 32, 128, 4, 32, False) == (bits == 2)
+    assert block_prefers_codes(GroupForm(bits).width, 32, 32, 128, 4, 32, False) == (bits == 2)

@@ -1,4 +1,4 @@
-"""What is kept in few bits: values by the group quantiser, masks of activations as exact codes."""
+"""What is kept in few bits: values in the form a policy asks for, masks of activations as exact codes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tf_models.saving.bit_packing import pack, unpack
-from tf_models.saving.group_codes import Codes, dequantize, quantize
+from tf_models.saving.forms import Form, Forms, Sizes
+from tf_models.saving.learnt_bits import LearntBits, Place
 from tf_models.tensorflow_names import tf
 
 MASK_BITS = {"": 0, "relu": 1, "relu6": 2}.__getitem__  # a value; a ReLU6 has three pieces
@@ -16,19 +17,35 @@ class Coder:
     """Codes the tensors of one part of one step, each with noise of its own.
 
     Args:
-        bits: 1, 2, 4 or 8 a value.
+        forms: in which tensors are kept.
         seed: uint64 tensor, of the step.
         first: number of the first tensor among all of the step.
+        learnt: bits that change between steps, instead of the forms'; None = there are none.
     """
 
-    def __init__(self, bits: int, seed: Any, first: int = 0) -> None:
-        self.bits, self.seed, self.coded = bits, seed, first
+    def __init__(self, forms: Forms, seed: Any, first: int = 0, learnt: LearntBits | None = None) -> None:
+        self.forms, self.seed, self.first, self.learnt = forms, seed, first, learnt
+        self.coded = 0
 
-    def code(self, values: Any) -> CodedValues:
-        """Code one more tensor."""
-        seed = self.seed + tf.constant(self.coded, tf.uint64)
+    def code_norm(self, values: Any, axis: int) -> CodedValues:
+        """Code one more norm's input, normalised; `axis` is that of channels."""
+        return self._code(values, self.forms.norms, axis, is_norm=True)
+
+    def code_input(self, values: Any, axis: int) -> CodedValues:
+        """Code what one more convolution without a norm before it reads."""
+        return self._code(values, self.forms.inputs, axis, is_norm=False)
+
+    def code_sequence(self, values: Any, axis: int | None, fewest_bits: int = 0) -> CodedValues:
+        """Code values of time steps as they are; `axis` is that of tensors that are stacked, each of its own scale."""
+        return self._code(values, self.forms.inputs.at_least(fewest_bits), axis, is_norm=False)
+
+    def _code(self, values: Any, form: Form, axis: int | None, is_norm: bool) -> CodedValues:
+        seed, place = self.seed + tf.constant(self.first + self.coded, tf.uint64), None
+        if self.learnt is not None:
+            place = self.learnt.place((self.first, self.coded), is_norm, values.shape)
+            form = self.learnt.form(place)
         self.coded += 1
-        return CodedValues(quantize(values, self.bits, seed), self.bits, *_sizes(values))
+        return CodedValues(form.encode(values, seed, axis), form, Sizes.of(values), place)
 
 
 @dataclass(frozen=True)
@@ -36,26 +53,23 @@ class CodedValues:
     """A tensor in codes.
 
     Args:
-        codes: see there.
-        bits: a value.
-        shape: of the tensor; where that is not known, a tensor itself.
-        count: of its values.
-        static: the shape as far as it is known.
+        kept: what the form made.
+        form, sizes: see there.
+        place: where its bits are learnt; None = they are fixed.
     """
 
-    codes: Codes
-    bits: int
-    shape: Any
-    count: Any
-    static: Any
+    kept: tuple[Any, ...]
+    form: Form
+    sizes: Sizes
+    place: Place | None = None
 
     def tensors(self) -> list[Any]:
         """What is kept."""
-        return list(self.codes)
+        return list(self.kept)
 
     def values(self, kept: list[Any]) -> Any:
         """float32, from what `tensors` gave."""
-        return _shaped(dequantize(Codes(*kept), self.bits, self.count), self)
+        return self.form.decode(tuple(kept), self.sizes)
 
 
 @dataclass(frozen=True)
@@ -65,14 +79,12 @@ class ActivationMask:
     Args:
         codes: uint8, packed.
         activation: "relu" or "relu6".
-        shape, count, static: as in `CodedValues`.
+        sizes: of the values.
     """
 
     codes: Any
     activation: str
-    shape: Any
-    count: Any
-    static: Any
+    sizes: Sizes
 
     @classmethod
     def of(cls, outputs: Any, activation: str) -> ActivationMask | None:
@@ -83,11 +95,11 @@ class ActivationMask:
         if activation == "relu6":
             pieces += tf.cast(outputs >= 6, tf.uint8)
         packed = pack(tf.reshape(pieces, (-1,)), MASK_BITS(activation))
-        return cls(packed, activation, *_sizes(outputs))
+        return cls(packed, activation, Sizes.of(outputs))
 
     def pieces(self, kept: Any) -> Any:
         """0 below, 1 where the activation changes nothing, 2 above; uint8."""
-        return _shaped(unpack(kept, MASK_BITS(self.activation), self.count), self)
+        return self.sizes.shaped(unpack(kept, MASK_BITS(self.activation), self.sizes.count))
 
 
 def activated(values: Any, pieces: Any, activation: str) -> Any:
@@ -105,14 +117,3 @@ def let_through(gradient: Any, pieces: Any) -> Any:
     if pieces is None:
         return gradient
     return tf.where(pieces == 1, gradient, tf.zeros([], gradient.dtype))
-
-
-def _sizes(values: Any) -> tuple[Any, Any, Any]:
-    """Shape, count and static shape; the first two as numbers where they are known."""
-    if values.shape.is_fully_defined():
-        return tuple(values.shape), values.shape.num_elements(), values.shape
-    return tf.shape(values), tf.size(values), values.shape
-
-
-def _shaped(flat: Any, like: Any) -> Any:
-    return tf.ensure_shape(tf.reshape(flat, like.shape), like.static)

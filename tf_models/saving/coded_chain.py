@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tf_models.norms import Statistics
-from tf_models.operators import bias_gradient, convolution_gradients
+from tf_models.operators import bias_gradient, channel_axis, convolution_gradients
+from tf_models.saving.bounds import ConvolutionPass, input_needs, norm_needs
 from tf_models.saving.coded import ActivationMask, CodedValues, Coder, let_through
 from tf_models.saving.coded_norm import CodedNorm
 from tf_models.saving.pool_codes import PoolPositions
@@ -50,8 +51,11 @@ class CodedRecord:
         if step.norm is not None and statistics is not None:
             kept = CodedNorm.of(read, outputs, step.activation, statistics, step.norm, self.coder)
             self.kept.append(kept)
+        elif place == 0 and self.keeps_input:
+            self.kept.append(read)
         else:
-            self.kept.append(read if place == 0 and self.keeps_input else self.coder.code(read))
+            assert step.convolution is not None, "a step without a norm has a convolution"
+            self.kept.append(self.coder.code_input(read, channel_axis(step.convolution.data_format)))
 
     def keep_pool(self, read: Any, outputs: Any, data_format: str) -> None:
         """Keep where a max pool found its maxima."""
@@ -95,15 +99,35 @@ class CodedBackward:
     def _step(self, place: int, gradient: Any, zero: Any) -> tuple[Any, list[Any]]:
         step, kept = self.steps[place], self.record.kept[place]
         if not isinstance(kept, CodedNorm):
-            return self._convolution(place, self._read(kept, gradient.dtype, zero), gradient)
+            return self._without_norm(place, kept, gradient, zero)
         norm, (gamma, beta) = kept.opened(zero), self.scales[place]
         of_weights: list[Any] = []
+        reader = None
         if step.convolution is not None:
+            of_outputs = gradient
             gradient, of_weights = self._convolution(place, norm.outputs(gamma, beta), gradient)
+            reader = ConvolutionPass(step.convolution, of_outputs, of_weights[0])
         elif self.record.pool is not None and step.pools:
             gradient = self.record.pool.gradient(gradient, zero)
+        of_activated = gradient
         gradient, *of_scale = norm.gradients(gradient, gamma)
+        own, learnt = kept.coded.place, self.record.coder.learnt
+        if own is not None and learnt is not None:
+            went = norm.went_back(of_activated, gradient, of_scale[0], gamma, learnt.norms)
+            places = [(own, int(gamma.shape[0]))]
+            learnt.learn(places, lambda: norm_needs(learnt.scheme, went(), reader))
         return gradient, [*of_scale, *of_weights]
+
+    def _without_norm(self, place: int, kept: Kept, gradient: Any, zero: Any) -> tuple[Any, list[Any]]:
+        """A convolution without a norm before it."""
+        read = self._read(kept, gradient.dtype, zero)
+        of_read, of_weights = self._convolution(place, read, gradient)
+        learnt, how = self.record.coder.learnt, self.steps[place].convolution
+        if learnt is not None and how is not None and isinstance(kept, CodedValues) and kept.place is not None:
+            reader = ConvolutionPass(how, gradient, of_weights[0])
+            places = [(kept.place, int(read.shape[channel_axis(how.data_format)]))]
+            learnt.learn(places, lambda: input_needs(learnt.scheme, read, reader))
+        return of_read, of_weights
 
     @staticmethod
     def _read(kept: Kept, dtype: Any, zero: Any) -> Any:

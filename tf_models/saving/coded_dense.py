@@ -7,6 +7,7 @@ from typing import Any
 
 from tf_models.norms import Norm, Statistics, wide
 from tf_models.operators import convolution_gradients
+from tf_models.saving.bounds import ConvolutionPass, norm_needs
 from tf_models.saving.coded import ActivationMask, CodedValues, Coder
 from tf_models.saving.coded_norm import CodedNorm, OpenNorm, inverse_deviation, normalised
 from tf_models.saving.dense_backward import DenseBackward
@@ -61,7 +62,8 @@ class DenseCodes:
         count = int(new.shape[self.call.axis])
         self.means.append(mean[-count:])
         self.inverses.append(inverse[-count:])
-        self.pieces.append(self.coder.code(normalised(new, mean[-count:], inverse[-count:], how)))
+        values = normalised(new, mean[-count:], inverse[-count:], how)
+        self.pieces.append(self.coder.code_norm(values, self.call.axis))
         mask = ActivationMask.of(outputs, "relu")
         assert mask is not None, "a ReLU has a mask"
         self.layers.append(_LayerCodes(mask, mean, inverse, new.dtype))
@@ -109,16 +111,26 @@ class CodedDense(DenseBackward):
         zero = zero_after(gradient)
         of_second: list[Any] = []
         if self.codes.bottlenecks:
-            gradient, of_second = self._unit(self.codes.bottlenecks[place].opened(zero), place, 1, gradient)
-        gradient, of_first = self._unit(self._features(place, width, zero), place, 0, gradient)
+            kept = self.codes.bottlenecks[place]
+            gradient, of_second = self._unit(kept.opened(zero), place, 1, gradient, [kept.coded])
+        read = self.codes.pieces[: place + 1]
+        gradient, of_first = self._unit(self._features(place, width, zero), place, 0, gradient, read)
         return gradient, [*of_first, *of_second]
 
-    def _unit(self, norm: OpenNorm, place: int, unit: int, gradient: Any) -> tuple[Any, list[Any]]:
-        """Backward through convolution, ReLU and norm."""
+    def _unit(
+        self, norm: OpenNorm, place: int, unit: int, gradient: Any, read: list[CodedValues]
+    ) -> tuple[Any, list[Any]]:
+        """Backward through convolution, ReLU and norm, which read tensors that lie side by side."""
         gamma, beta, kernel = self.units[place][unit]
         how = self.call.layers[place].convolutions[unit]
-        gradient, of_kernel = convolution_gradients(norm.outputs(gamma, beta), kernel, gradient, how)
-        gradient, *of_scale = norm.gradients(gradient, gamma)
+        of_activated, of_kernel = convolution_gradients(norm.outputs(gamma, beta), kernel, gradient, how)
+        reader = ConvolutionPass(how, gradient, of_kernel)
+        gradient, *of_scale = norm.gradients(of_activated, gamma)
+        learnt = self.codes.coder.learnt
+        if learnt is not None:
+            went = norm.went_back(of_activated, gradient, of_scale[0], gamma, learnt.norms)
+            places = [(one.place, int(one.sizes.static[self.call.axis])) for one in read if one.place is not None]
+            learnt.learn(places, lambda: norm_needs(learnt.scheme, went(), reader))
         return gradient, [*of_scale, of_kernel]
 
     def _features(self, place: int, width: int, zero: Any) -> OpenNorm:

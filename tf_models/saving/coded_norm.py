@@ -6,11 +6,13 @@ gradient that goes on down has a relative bias of the rounding's variance over t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from tf_models.norms import Norm, Statistics, is_fused, values_a_channel, wide
-from tf_models.operators import pixel_axes
+from tf_models.operators import channel_axis, pixel_axes
+from tf_models.saving.bounds import NormPass
 from tf_models.saving.coded import ActivationMask, CodedValues, Coder, activated, let_through
 from tf_models.saving.tied import opaque_tensors
 from tf_models.tensorflow_names import tf
@@ -40,7 +42,7 @@ class CodedNorm:
     ) -> CodedNorm:
         """From a norm's input and what its activation gave."""
         mean, inverse = statistics.mean, inverse_deviation(statistics, how)
-        coded = coder.code(normalised(inputs, mean, inverse, how))
+        coded = coder.code_norm(normalised(inputs, mean, inverse, how), channel_axis(how.data_format))
         return cls(coded, ActivationMask.of(outputs, activation), inverse, how, inputs.dtype)
 
     def tensors(self) -> list[Any]:
@@ -90,6 +92,24 @@ class OpenNorm:
             gradient = gradient - (values * wide(of_gamma / count, how) + wide(of_beta / count, how))
         scaled = gradient * wide(gamma * tf.cast(self.inverse, kind), how)
         return tf.cast(scaled, self.dtype), of_gamma, of_beta
+
+    def went_back(
+        self, of_activated: Any, of_inputs: Any, of_gamma: Any, gamma: Any, norms: int
+    ) -> Callable[[], NormPass]:
+        """What bits are learnt from, made only when it is asked for.
+
+        Args:
+            of_activated: the gradient that `gradients` was given.
+            of_inputs, of_gamma: what it made.
+            gamma: see there.
+            norms: of the network.
+        """
+
+        def made() -> NormPass:
+            of_outputs = let_through(of_activated, self.pieces)
+            return NormPass(self.how, self.values, of_outputs, of_inputs, of_gamma, gamma, self.inverse, norms)
+
+        return made
 
 
 def inverse_deviation(statistics: Statistics, how: Norm) -> Any:

@@ -10,14 +10,12 @@ import math
 from typing import Any, NamedTuple
 
 from kernels._reference_group import SMALLEST_RANGE
-from kernels._reference_noise import GOLDEN32, GOLDEN64, MASK64
 from kernels.formats import BF16_NAN, BF16_ONE
 from tf_models.saving.bit_packing import code_bytes, pack, unpack
-from tf_models.saving.tied import zero_after
+from tf_models.saving.noise import ROW, noise_of_rows, seed_tensor
 from tf_models.tensorflow_names import tf
 
-GROUP = 256  # consecutive values that share a minimum and a step
-METADATA_BITS = 32 / GROUP  # a value: two bfloat16 a group
+GROUP = ROW  # consecutive values that share a minimum and a step
 MOST_VALUES = 2**31
 
 
@@ -50,14 +48,13 @@ def quantize(values: Any, bits: int, seed: Any) -> Codes:
         >>> coded.codes.numpy().tolist(), dequantize(coded, 2, 4).numpy().tolist()
         ([228], [0.0, 1.0, 2.0, 3.0])
     """
-    seed = tf.constant(seed & MASK64, tf.uint64) if isinstance(seed, int) else seed
     run = _quantize_as_graph if tf.executing_eagerly() else _quantize
-    return run(values, bits, seed)
+    return run(values, bits, seed_tensor(seed))
 
 
 def _quantize(values: Any, bits: int, seed: Any) -> Codes:
-    count = _count(values)
-    x = _grouped(tf.reshape(tf.cast(values, tf.float32), (-1,)), count)
+    count = count_of(values)
+    x = in_groups(tf.reshape(tf.cast(values, tf.float32), (-1,)), count)
     minimum, extent = _minimum_and_extent(x)
     top = tf.constant(2**bits - 1, tf.float32)
     step = _bf16_up(extent * tf.constant(1 / (2**bits - 1), tf.float32))
@@ -70,9 +67,9 @@ def _quantize(values: Any, bits: int, seed: Any) -> Codes:
     # A NaN stays one in its own fraction, an infinity in the range.
     end = from_bf16(minimum) + top * width + tf.reduce_sum(fraction, 1)
     broken = ~tf.math.is_finite(end)
-    up = tf.cast(_noise(x, seed) < fraction, tf.float32)
+    up = tf.cast(noise_of_rows(x, seed) < fraction, tf.float32)
     q = tf.where(broken[:, None], 0.0, tf.minimum(whole + up, top))
-    codes = pack(_cut(tf.reshape(tf.cast(q, tf.uint8), (-1,)), count), bits)
+    codes = pack(without_filling(tf.reshape(tf.cast(q, tf.uint8), (-1,)), count), bits)
     steps = tf.where(is_constant | broken, tf.constant(BF16_ONE), step)
     return Codes(codes, tf.where(broken, tf.constant(BF16_NAN), minimum), steps)
 
@@ -89,9 +86,9 @@ def dequantize(coded: Codes, bits: int, count: Any) -> Any:
 
 
 def _dequantize(coded: Codes, bits: int, count: Any) -> Any:
-    q = _grouped(tf.cast(unpack(coded.codes, bits, count), tf.float32), count)
+    q = in_groups(tf.cast(unpack(coded.codes, bits, count), tf.float32), count)
     values = from_bf16(coded.minima)[:, None] + q * from_bf16(coded.steps)[:, None]
-    return _cut(tf.reshape(values, (-1,)), count)
+    return without_filling(tf.reshape(values, (-1,)), count)
 
 
 # As graphs, intermediate values take less memory and time than operator by operator. Where a graph is made already, the
@@ -108,34 +105,6 @@ def coded_bytes(count: int, bits: int) -> int:
         136
     """
     return int(code_bytes(count, bits)) + 4 * math.ceil(count / GROUP)
-
-
-def mixed(number: Any) -> Any:
-    """splitmix64's finaliser of a uint64 tensor: every bit of the result depends on every bit of the number."""
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        number = (number ^ tf.bitwise.right_shift(number, _wide(shift))) * _wide(factor)
-    return number ^ tf.bitwise.right_shift(number, _wide(31))
-
-
-def _wide(number: int) -> Any:
-    return tf.constant(number, tf.uint64)
-
-
-def _noise(x: Any, seed: Any) -> Any:
-    """Uniform numbers in [0, 1) for grouped values, by their places; see `kernels.reference.noise`.
-
-    The places wait for the values: they would be made long before, and kept, if they depended on none.
-    """
-    key = tf.cast(tf.bitwise.right_shift(mixed(mixed(seed + _wide(GOLDEN64))), _wide(32)), tf.uint32)
-    rows = tf.cast(tf.range(tf.shape(x)[0]) * GROUP + zero_after(x), tf.uint32) * tf.constant(GOLDEN32)
-    columns = tf.cast(tf.range(GROUP), tf.uint32) * tf.constant(GOLDEN32)
-    hashed = (rows[:, None] + columns) ^ key
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        hashed = (hashed ^ tf.bitwise.right_shift(hashed, tf.constant(shift, tf.uint32))) * tf.constant(
-            factor, tf.uint32
-        )
-    top = tf.bitcast(tf.bitwise.right_shift(hashed, tf.constant(8, tf.uint32)), tf.int32)
-    return tf.cast(top, tf.float32) * tf.constant(2**-24, tf.float32)
 
 
 def _minimum_and_extent(x: Any) -> tuple[Any, Any]:
@@ -162,8 +131,12 @@ def from_bf16(bits: Any) -> Any:
     return tf.bitcast(wide, tf.float32)
 
 
-def _count(values: Any) -> Any:
-    """Of values, as a number where it is known."""
+def count_of(values: Any) -> Any:
+    """How many values there are, as a number where it is known.
+
+    Raises:
+        ValueError: 2^31 or more.
+    """
     count = values.shape.num_elements()
     if count is None:
         return tf.size(values)
@@ -174,7 +147,7 @@ def _count(values: Any) -> Any:
     return count
 
 
-def _grouped(flat: Any, count: Any) -> Any:
+def in_groups(flat: Any, count: Any) -> Any:
     """(groups, 256), the last value repeated up to a whole group."""
     missing = -count % GROUP
     if isinstance(missing, int) and not missing:
@@ -182,5 +155,6 @@ def _grouped(flat: Any, count: Any) -> Any:
     return tf.reshape(tf.concat([flat, tf.tile(flat[-1:], [missing])], 0), (-1, GROUP))
 
 
-def _cut(flat: Any, count: Any) -> Any:
+def without_filling(flat: Any, count: Any) -> Any:
+    """The first `count` values, without what `in_groups` added."""
     return flat if isinstance(count, int) and count % GROUP == 0 else flat[:count]

@@ -33,10 +33,25 @@ class LayerRecord:
 
 def run_recording(values: Any, hidden: Any, cell: Any, weights: Sequence[Any], turned: bool, zero: Any) -> LayerRecord:
     """Run a layer; `zero` is an int32 0 that says from when on."""
-    projected, recurrent = project(values, weights), weights[1]
-    steps = int(values.shape[0])
-    reads = _array_of(projected)
-    arrays = [_empty(steps, like, zero) for like in (projected[0], cell, hidden)]
+    gates, cells, outputs = record_steps(project(values, weights), hidden, cell, weights[1], turned, zero)
+    return LayerRecord(values, gates, cells, outputs, hidden, cell, weights)
+
+
+def record_steps(
+    projected: Any, hidden: Any, cell: Any, recurrent: Any, turned: bool, zero: Any
+) -> tuple[Any, Any, Any]:
+    """Gates after their activations (T, N, 4H), cells and hidden states (T, N, H).
+
+    Args:
+        projected: what the gates get of the layer's input, (T, N, 4H).
+        hidden, cell: before the first step.
+        recurrent: the kernel (H, 4H).
+        turned: read from the end.
+        zero: see `run_recording`.
+    """
+    steps = int(projected.shape[0])
+    reads = array_of(projected)
+    arrays = [empty(steps, like, zero) for like in (projected[0], cell, hidden)]
 
     def step(index: Any, hidden: Any, cell: Any, *arrays: Any) -> tuple[Any, ...]:
         place = steps - 1 - index if turned else index
@@ -47,9 +62,9 @@ def run_recording(values: Any, hidden: Any, cell: Any, weights: Sequence[Any], t
         made = (tf.concat([write, forget, new, read], 1), cell, hidden)
         return index + 1, hidden, cell, *(one.write(place, value) for one, value in zip(arrays, made, strict=True))
 
-    _, _, _, *arrays = _loop(steps, step, hidden, cell, *arrays)
+    _, _, _, *arrays = loop(steps, step, hidden, cell, *arrays)
     gates, cells, outputs = (one.stack() for one in arrays)
-    return LayerRecord(values, gates, cells, outputs, hidden, cell, weights)
+    return gates, cells, outputs
 
 
 def layer_gradients(
@@ -67,11 +82,11 @@ def layer_gradients(
     into, recurrent, *_ = record.weights
     steps = int(record.values.shape[0])
     before_h, before_c = (
-        _shifted(all_steps, first, turned)
+        shifted(all_steps, first, turned)
         for all_steps, first in ((record.outputs, record.hidden), (record.cells, record.cell))
     )
-    sources = [_array_of(one) for one in (record.gates, record.cells, before_c, of_outputs)]
-    made = _empty(steps, record.gates[0], zero)
+    sources = [array_of(one) for one in (record.gates, record.cells, before_c, of_outputs)]
+    made = empty(steps, record.gates[0], zero)
 
     def step(index: Any, of_hidden: Any, of_cell: Any, made: Any) -> tuple[Any, ...]:
         place = index if turned else steps - 1 - index
@@ -91,37 +106,40 @@ def layer_gradients(
         of_hidden = tf.matmul(of_gates, recurrent, transpose_b=True)
         return index + 1, of_hidden, of_cell * forget, made.write(place, of_gates)
 
-    _, of_hidden, of_cell, made = _loop(steps, step, of_hidden, of_cell, made)
+    _, of_hidden, of_cell, made = loop(steps, step, of_hidden, of_cell, made)
     of_gates = made.stack()
     flat = tf.reshape(of_gates, (-1, of_gates.shape[-1]))
-    kernels = [_product(record.values, flat), _product(before_h, flat)]
+    kernels = [product(record.values, flat), product(before_h, flat)]
     of_bias = tf.reduce_sum(flat, 0)
     of_values = tf.tensordot(of_gates, into, [[2], [1]])
     return of_values, [of_hidden, of_cell], [*kernels, of_bias, of_bias]
 
 
-def _product(values: Any, of_gates: Any) -> Any:
+def product(values: Any, of_gates: Any) -> Any:
+    """The gradient of a kernel: (T, N, I) and (T * N, 4H) -> (I, 4H)."""
     return tf.matmul(tf.reshape(values, (-1, values.shape[-1])), of_gates, transpose_a=True)
 
 
-def _shifted(values: Any, first: Any, turned: bool) -> Any:
+def shifted(values: Any, first: Any, turned: bool) -> Any:
     """What stood before each step."""
     if turned:
         return tf.concat([values[1:], first[None]], 0)
     return tf.concat([first[None], values[:-1]], 0)
 
 
-def _array_of(values: Any) -> Any:
+def array_of(values: Any) -> Any:
+    """All steps (T, ...), to be read one by one."""
     return tf.TensorArray(values.dtype, int(values.shape[0]), element_shape=values.shape[1:]).unstack(values)
 
 
-def _empty(steps: int, like: Any, zero: Any) -> Any:
+def empty(steps: int, like: Any, zero: Any) -> Any:
     """An array to write to. XLA would make room for it at the start of the program if it did not wait for `zero`."""
     room = tf.tile(tf.expand_dims(tf.zeros_like(like), 0), [steps, *[1] * like.shape.rank])
-    return _array_of(tf.ensure_shape(room + tf.cast(zero, like.dtype), (steps, *like.shape)))
+    return array_of(tf.ensure_shape(room + tf.cast(zero, like.dtype), (steps, *like.shape)))
 
 
-def _loop(steps: int, step: Any, *start: Any) -> Any:
+def loop(steps: int, step: Any, *start: Any) -> Any:
+    """`step(index, ...)` so many times, one after the other."""
     return tf.while_loop(
         lambda index, *_: index < steps,
         step,
