@@ -13,6 +13,7 @@ from tf_models import ResNet, measure_step
 from tf_models.norms import Norm
 from tf_models.operators import Convolution
 from tf_models.saving.bounds import ConvolutionPass, NormPass, input_needs, norm_needs
+from tf_models.processes import Workers
 from tf_models.step import StepRunner, make_step
 from zoo.schemes import find_scheme
 
@@ -153,3 +154,5 @@ def test_what_would_never_learn_is_refused() -> None:
     assert tf.function(lambda values: model(values, training=False), autograph=False)(inputs).shape == (4, 5)
     with pytest.raises(ValueError, match="efficient=True"):
         network("resnet", compressed="L3", efficient=True)
+    with pytest.raises(ValueError, match="in 2 processes: each would learn other bits"):
+        StepRunner(model, 0.9, 0.0, Workers(0, 2, lambda one: one))
