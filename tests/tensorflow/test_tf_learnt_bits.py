@@ -12,8 +12,8 @@ from test_tf_compressed import cosine
 from tf_models import ResNet, measure_step
 from tf_models.norms import Norm
 from tf_models.operators import Convolution
-from tf_models.saving.bounds import ConvolutionPass, NormPass, input_needs, norm_needs
 from tf_models.processes import Workers
+from tf_models.saving.bounds import ConvolutionPass, NormPass, input_needs, norm_needs
 from tf_models.step import StepRunner, make_step
 from zoo.schemes import find_scheme
 
