@@ -34,7 +34,7 @@ def rows(array: np.ndarray) -> np.ndarray:
 
 def convolution_gradients(
     inputs: np.ndarray, weight: Any, d_out: np.ndarray, shape: ConvolutionShape
-) -> tuple[np.ndarray, Any]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Gradients of a convolution's input and weight. MXNet offers them with a forward pass alone, which is run too."""
     values, kernel = mx.nd.array(inputs), weight.copy()
     values.attach_grad()
@@ -43,7 +43,7 @@ def convolution_gradients(
     with mx.autograd.record():
         made = mx.nd.Convolution(values, kernel, **attributes)
     made.backward(mx.nd.array(d_out))
-    return values.grad.asnumpy(), kernel.grad
+    return values.grad.asnumpy(), kernel.grad.asnumpy()
 
 
 def normalised_gradient(

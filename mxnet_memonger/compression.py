@@ -67,6 +67,7 @@ class _Rewriting:
         self.flows: dict[Entry, Entry] = {}
         self.whole: dict[Entry, Entry] = {}
         self.codes: dict[tuple[Entry, float | None], list[Entry]] = {}
+        self.reads: dict[Entry, Entry] = {}
         self.readers: dict[Entry, list[tuple[GraphNode, int]]] = {}
         for node in graph.nodes:
             for place, entry in enumerate(node.inputs):
@@ -178,10 +179,10 @@ class _Rewriting:
             inputs = [self.flows[source], *weights, *self._codes_of(source, None)]
             return self._custom(CONVOLUTION, node, inputs, {**settings, "codec": self.codec})
         if activation_of(node):
-            return self._custom(MASK, node, [self.flows[source], own], {"activation": activation_of(node)})
+            return self._custom(MASK, node, [self.flows[source], self._read(own)], {"activation": activation_of(node)})
         pool = {key: value for key, value in node.attributes.items() if not key.startswith("__")}
         kind = str(pool_of(node))
-        values = [self.values[source]] if kind == MAX_POOL else []
+        values = [self._read(self.values[source])] if kind == MAX_POOL else []
         return self._custom(kind, node, [self.flows[source], *values], {"pool": pool})
 
     def _unit(self, node: GraphNode, chain: list[GraphNode]) -> Entry:
@@ -203,7 +204,7 @@ class _Rewriting:
             settings["convolution"] = ConvolutionShape.of(last.attributes).attributes
             weights = [self.whole[entry] for entry in last.inputs[1:]]
         gamma, beta, *moving = (self.whole[entry] for entry in norm.inputs[1:])
-        values = [self.values[inner.index, 0], gamma, beta, *(self.values[norm.index, place] for place in (1, 2))]
+        values = [self._read(self.values[inner.index, 0]), gamma, beta, *(self.values[norm.index, place] for place in (1, 2))]
         codes = [entry for part in parts for entry in self._codes_of(part, epsilon)]
         return self._custom(UNIT, node, [self.flows[norm.inputs[0]], *values, *weights, *codes, *moving], settings)
 
@@ -232,9 +233,20 @@ class _Rewriting:
         if (entry, epsilon) not in self.codes:
             name = f"{self.graph.nodes[entry[0]].name}.{entry[1]}"
             settings = {"codec": self.codec, "eps": epsilon, "name": name}
-            made, _ = self._custom(ENCODE, name, [self.values[entry]], settings)
+            made, _ = self._custom(ENCODE, name, [self._read(self.values[entry])], settings)
             self.codes[entry, epsilon] = [(made, 0), (made, 1)]
         return self.codes[entry, epsilon]
+
+    def _read(self, entry: Entry) -> Entry:
+        """A value as an operator of Python's reads it, in the usual layout.
+
+        From an array that MKL-DNN laid out its own way, MXNet makes such an operator a copy that is in no plan, and
+        holds it beside the array until the next step. A Reshape makes that copy in the plan.
+        """
+        if entry not in self.reads:
+            name = f"{self.nodes[entry[0]]['name']}.{entry[1]}.read"
+            self.reads[entry] = self._add("Reshape", name, [entry], {"shape": "(0, 0, 0, 0)"})
+        return self.reads[entry]
 
     def _custom(self, kind: str, node: GraphNode | str, inputs: list[Entry], settings: Mapping[str, Any]) -> Entry:
         name = node if isinstance(node, str) else node.name
