@@ -204,7 +204,12 @@ class _Rewriting:
             settings["convolution"] = ConvolutionShape.of(last.attributes).attributes
             weights = [self.whole[entry] for entry in last.inputs[1:]]
         gamma, beta, *moving = (self.whole[entry] for entry in norm.inputs[1:])
-        values = [self._read(self.values[inner.index, 0]), gamma, beta, *(self.values[norm.index, place] for place in (1, 2))]
+        values = [
+            self._read(self.values[inner.index, 0]),
+            gamma,
+            beta,
+            *(self.values[norm.index, place] for place in (1, 2)),
+        ]
         codes = [entry for part in parts for entry in self._codes_of(part, epsilon)]
         return self._custom(UNIT, node, [self.flows[norm.inputs[0]], *values, *weights, *codes, *moving], settings)
 

@@ -36,7 +36,7 @@ def forms_of(policy: MemoryPolicy) -> Forms | None:
 
     Example:
         >>> forms_of(MemoryPolicy(compressed="L1"))
-        Forms(norms=AsIs(), inputs=GroupForm(bits=4))
+        Forms(norms=AsIs(), inputs=GroupForm(bits=4, shared=False))
         >>> [forms_of(MemoryPolicy(compressed=name)) for name in ("L0", None)]
         [None, None]
     """

@@ -46,7 +46,7 @@ def points_of_others(model: nn.Module, batch: Any, loss: Loss | None = None) -> 
     Example:
         >>> layers = nn.Sequential(*(nn.Sequential(nn.Linear(64, 64), nn.Tanh()) for _ in range(3)))
         >>> sorted(points_of_others(layers, (32, 64)))[0]
-        'save_on_cpu'
+        'save_on_cpu (saves nothing on a CPU)'
     """
     copied = copy.deepcopy(model)
     args, kwargs = as_call(copied, batch)

@@ -94,9 +94,11 @@ def test_nothing_but_zeros_comes_back() -> None:
 
 def test_stochastic_rounding_has_no_bias() -> None:
     form, values = FixedForm(3, stochastic=True), tf.constant(images(signed=True)[..., :2])
-    found = np.stack([form.decode(form.encode(values, seed, 3), Sizes.of(values)) for seed in range(100)])
+    found = np.stack([form.decode(form.encode(values, seed, 3), Sizes.of(values)) for seed in range(400)])
     error = found.std(0, ddof=1) / np.sqrt(len(found))
-    assert (np.abs(found.mean(0) - values) <= 4.5 * error + 1e-5).all()
+    step = np.ptp(found, (0, 1, 2, 3)) / (2**3 - 2)
+    # A value so near to the grid that no draw went the other way seems to have no error at all.
+    assert (np.abs(found.mean(0) - values) <= 4.5 * error + 0.02 * step).all()
 
 
 def test_half_the_bits_keep_finite_values_finite() -> None:

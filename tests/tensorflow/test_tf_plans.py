@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +131,12 @@ def test_a_coded_model_keeps_by_its_plan_and_codes_run_again() -> None:
 
 
 def test_codes_are_refused_by_a_model_that_was_built_without() -> None:
-    kinds = ("keep", "keep", "keep", "2 bits", "keep", "keep", "keep", "keep", "keep")
+    names = [name for name, _ in made().part_functions()]
+    kinds = dict.fromkeys(names, "keep") | {"layer1.0": "2 bits"}
+    parts = tuple(PlannedPart(name, kind, 1, 0, 0, 0.0) for name, kind in kinds.items())
+    plan = replace(by_hand(("keep",) * 9, tuple(range(9)), "tensorflow"), parts=parts, steps=tuple(range(len(parts))))
     with pytest.raises(ValueError, match=r"layer1\.0 .* 2 bits, .* built without codes: build it with compressed=4"):
-        by_hand(kinds, tuple(range(9)), "tensorflow").apply(made())
+        plan.apply(made())
 
 
 @pytest.mark.slow

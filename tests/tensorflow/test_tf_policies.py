@@ -65,7 +65,7 @@ def test_bytes_follow_the_widths() -> None:
 def test_forms_by_name() -> None:
     forms = {name: forms_of(MemoryPolicy(compressed=name)) for name in ("L2", "quant1", "quantz3", "fixed:5")}
     assert {name: str(one) for name, one in forms.items()} == {
-        "L2": "Forms(norms=GroupForm(bits=4), inputs=GroupForm(bits=4))",
+        "L2": "Forms(norms=GroupForm(bits=4, shared=False), inputs=GroupForm(bits=4, shared=False))",
         "quant1": "Forms(norms=FixedForm(bits=2, stochastic=False, zeros=False), "
         "inputs=FixedForm(bits=2, stochastic=False, zeros=False))",
         "quantz3": "Forms(norms=FixedForm(bits=3, stochastic=False, zeros=False), "
