@@ -114,7 +114,7 @@ def _why_no_plan(package: ModuleType, framework: str, small: Small, measured: bo
         return None
     model = package.build_model(small.config, MemoryPolicy())
     try:
-        plan(model, small.shape, budget=0.9, times="counted", framework=framework).apply(model)
+        plan(model, small.shape, budget="8GiB", times="counted", framework=framework).apply(model)
     except (ValueError, TypeError) as error:
         return _in_short(error)
     return None

@@ -46,7 +46,13 @@ def test_densenet_bc_100_at_batch_64(flags: dict, saved_limit: float, peak_limit
 @pytest.mark.quick
 @pytest.mark.parametrize(
     ("flags", "saved_limit", "peak_limit"),
-    [({"efficient": True, "compressed": 2}, 61, 190), ({"compressed": 2}, 61, 205), ({"compressed": 8}, 138, 260)],
+    [
+        ({"efficient": True, "compressed": 2}, 61, 190),
+        *(
+            pytest.param(*row, marks=pytest.mark.slow)
+            for row in [({"compressed": 2}, 61, 205), ({"compressed": 8}, 138, 260)]
+        ),
+    ],
 )
 def test_densenet_bc_100_compressed(flags: dict, saved_limit: float, peak_limit: float) -> None:
     """Beside 78 MiB of float features: what both flags keep is less than the features alone."""
@@ -132,7 +138,7 @@ def test_the_readmes_bytes_are_the_trackers() -> None:
         assert written[name] == pytest.approx(bytes_of(**given), rel=0.02), name
 
 
-@pytest.mark.parametrize("shape", [(64, 3, 32, 32), (4, 3, 16, 16)])
+@pytest.mark.parametrize("shape", [(64, 3, 32, 32), pytest.param((4, 3, 16, 16), marks=pytest.mark.slow)])
 def test_the_peak_never_grows_with_the_level(shape: tuple[int, ...]) -> None:
     """Of a network a third as deep: the README's table, compared above, says it of the whole one."""
     peaks = [bytes_of(shape, block_config=(6, 6, 6), **flags)[1] for flags in LEVELS]
