@@ -75,6 +75,7 @@ def test_efficient_holds_little(config: str, steps: int, share: float) -> None:
     assert reports[1].saved_bytes < share * reports[0].saved_bytes
 
 
+@pytest.mark.slow
 def test_memory_grows_like_the_root_of_the_time_steps() -> None:
     """Time steps are gone back over one by one in all layers together; layer by layer, all of them would be held."""
     sizes = []
@@ -181,6 +182,7 @@ def test_a_text_is_learnt(tmp_path: Path) -> None:
     assert loaded.spec == model.spec
 
 
+@pytest.mark.slow
 def test_the_command_trains_an_lstm(tmp_path: Path) -> None:
 
     flags = ["--framework", "mxnet", "--model", "lstm", "--data", "synthetic", "--n_epochs", "1"]

@@ -31,6 +31,7 @@ def test_a_dense_block_needs_a_fraction(mode: str, most: float) -> None:
         assert plain.saved_bytes > 5 * features
 
 
+@pytest.mark.slow
 def test_saved_bytes_grow_linearly_with_depth() -> None:
     saved = {}
     for layers in (4, 8, 12):

@@ -57,6 +57,7 @@ def test_two_processes_go_on_as_one_with_what_one_began(tmp_path: Path, alone: d
     check_as_one(tmp_path, alone)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quiet")
 def test_horovods_processes_train_as_one(tmp_path: Path, alone: dict[str, np.ndarray]) -> None:
     base = {**os.environ, "HOROVOD_SIZE": "2", "HOROVOD_FOLDER": str(tmp_path)}

@@ -49,6 +49,7 @@ def test_two_workers_give_one_processs_loss(tmp_path: Path) -> None:
     assert alone["told"][2, 0] < alone["told"][0, 0]
 
 
+@pytest.mark.slow
 def test_fit_on_two_devices() -> None:
     process = start("mirrored_fit.py")
     output, _ = process.communicate(timeout=280)

@@ -77,11 +77,11 @@ CODECS = (1, 2, 4, 8, "fixed:6", "half")
 @pytest.mark.parametrize(
     ("blocks", "growth_rate", "codecs"),
     [
-        ((6, 16), 12, CODECS),
+        ((6, 16), 12, (2, "fixed:6")),
         ((48,), 12, (2,)),  # choices are a block's own
         *(
             pytest.param(*row, CODECS, marks=pytest.mark.slow)
-            for row in [((16,) * 3, 12), ((31,) * 3, 40), ((48,), 12)]
+            for row in [((6, 16), 12), ((16,) * 3, 12), ((31,) * 3, 40), ((48,), 12)]
         ),
     ],
     ids=str,

@@ -122,6 +122,7 @@ def test_real_steps_cost_what_fake_ones_say() -> None:
         assert real.ran_on == "numba kernels"
 
 
+@pytest.mark.slow
 def test_stages_as_segments() -> None:
     plain, saving = report_of("resnet50"), report_of("resnet50", LEAST, segments=True)
     assert saving.saved_bytes <= 0.12 * plain.saved_bytes
