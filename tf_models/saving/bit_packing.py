@@ -13,7 +13,6 @@ from typing import Any
 
 from tf_models.tensorflow_names import tf
 
-MOST_BITS = 16
 _EACH = 8  # values that make whole bytes, of any width
 # Bits a value -> the integer type that as many bytes make as there are values in one byte.
 _WORDS: Mapping[int, Any] = MappingProxyType({1: tf.uint64, 2: tf.uint32, 4: tf.uint16})
