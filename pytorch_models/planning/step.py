@@ -52,7 +52,7 @@ def default_loss(outputs: Any) -> Tensor:
         return F.cross_entropy(outputs.float(), targets)
     found = [tensor for tensor in tensors_in(outputs) if tensor.is_floating_point() and tensor.requires_grad]
     if not found:
-        raise ValueError("plan: the model gives nothing that has a gradient: is anything in it trained?")
+        raise ValueError("the model gives nothing that has a gradient: is anything in it trained?")
     scalars = [tensor for tensor in found if tensor.dim() == 0]
     if scalars:
         return scalars[0].float()
