@@ -134,3 +134,15 @@ def test_measuring_follows_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zoo.frameworks, "load", load)
     with pytest.raises(Loaded, match="tensorflow"):
         zoo.measure(object(), batch_size=2, image_size=8)
+
+
+@pytest.mark.quick
+def test_channels_last_is_told_apart() -> None:
+    class Images:
+        spec = zoo.find_config("resnet20")
+
+    needed = r"channels first here, in every framework: give \(1, 3, 24, 16\), or of one sample \(3, 24, 16\)"
+    with pytest.raises(ValueError, match=needed):
+        zoo.max_batch(Images(), (24, 16, 3), "40MB", framework="torch")
+    with pytest.raises(ValueError, match=r"give \(2, 3, 24, 16\)"):
+        zoo.plan(Images(), (2, 24, 16, 3), budget=0.5, framework="torch")
