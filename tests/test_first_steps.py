@@ -146,3 +146,10 @@ def test_channels_last_is_told_apart() -> None:
         zoo.max_batch(Images(), (24, 16, 3), "40MB", framework="torch")
     with pytest.raises(ValueError, match=r"give \(2, 3, 24, 16\)"):
         zoo.plan(Images(), (2, 24, 16, 3), budget=0.5, framework="torch")
+
+
+def test_a_printed_model_tells_its_flags() -> None:
+    pytest.importorskip("torch")
+    tiny = {"layers": (1, 1), "width": 4}
+    plain, saving = (str(zoo.create_model("resnet20", **tiny, efficient=efficient)) for efficient in (False, True))
+    assert plain == saving.replace("  efficient\n", "") != saving
