@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,6 +107,9 @@ def test_any_network_is_measured() -> None:
     pictures = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 1))
     report = zoo.measure(pictures, batch_size=2, image_size=8)  # a map of scores, as of a U-Net
     assert report.saved_bytes == 4 * 2 * 36 * (4 + 2)  # what ReLU gives, and the map for the loss
+    frozen = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3)).requires_grad_(False)
+    with pytest.raises(ValueError, match="is anything in it trained"):
+        zoo.measure(frozen, batch_size=2, image_size=4)
 
 
 def test_a_compressed_model_is_called_so_and_a_saving_one_is_not_converted() -> None:
@@ -134,6 +138,16 @@ def test_measuring_follows_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zoo.frameworks, "load", load)
     with pytest.raises(Loaded, match="tensorflow"):
         zoo.measure(object(), batch_size=2, image_size=8)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("shape", "budget", "message"),
+    [(32, "40MB", r"as \(3, 32, 32\), not 32"), ((3, 32, 32), 0.5, "a share of which batch's bytes")],
+)
+def test_the_largest_batch_is_asked_for_with_a_shape_and_bytes(shape: Any, budget: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        zoo.max_batch(object(), shape, budget)
 
 
 @pytest.mark.quick

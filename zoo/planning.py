@@ -141,8 +141,12 @@ def max_batch(
     """
     from zoo.planner import parse_budget
 
+    if isinstance(budget, float) and 0 < budget < 1:
+        raise ValueError(f"max_batch: budget={budget}: a share of which batch's bytes? Give bytes, or '2GiB'")
+    if not isinstance(input_shape, Sequence) or isinstance(input_shape, str):
+        raise TypeError(f"max_batch: input_shape must be the shape of one sample, as (3, 32, 32), not {input_shape!r}")
     limit, package = parse_budget(budget), _package(framework, model)
-    _batch(model, (1, *input_shape))
+    _check_channels_first(model, (1, *input_shape))
 
     def plan_of(samples: int) -> Plan:
         asked = {"allow": allow, "objective": "memory", "times": "counted", "loss": loss}
