@@ -20,7 +20,10 @@ import demo  # noqa: E402
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
-STARTS = r"(?:python (?:-m zoo|-m \w+\.launch .*demo\.py|demo\.py|benchmarks/)|zoo (?:measure|plan|bench|list|support)\b|torchrun )"
+STARTS = (
+    r"(?:python (?:-m zoo|-m \w+\.launch .*demo\.py|demo\.py|benchmarks/)"
+    r"|zoo (?:measure|plan|bench|list|support)\b|torchrun )"
+)
 
 
 def commands_of(text: str) -> list[list[str]]:
