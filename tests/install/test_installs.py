@@ -40,7 +40,7 @@ def run(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     command = [str(python), "-W", "error::ImportWarning", *arguments]
     return subprocess.run(
-        command, cwd=python.parents[2], env=clean, capture_output=True, text=True, timeout=170, check=False
+        command, cwd=python.parents[2], env=clean, capture_output=True, text=True, timeout=400, check=False
     )
 
 
