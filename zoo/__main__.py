@@ -174,8 +174,9 @@ def bench_command(
     def say(words: str) -> None:
         sys.stderr.write(f"measured {words}\n")
 
-    how = {"quick": quick, "device": device, "picture": picture, "times": times}
-    result, files = bench.run(bench.find(table), out, **how, on_row=say)
+    result, files = bench.run(
+        bench.find(table), out, quick=quick, device=device, picture=picture, times=times, on_row=say
+    )
     print("\n".join([as_text(result), "", *(f"written {path}" for path in files)]))
     return DONE
 
