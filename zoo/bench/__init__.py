@@ -42,7 +42,7 @@ def list_text() -> str:
     """The tables: what each reproduces, which framework it needs, how long its two forms take on two cores."""
     rows = [(one.name, one.reproduces, one.framework, *one.takes) for one in BENCHES.values()]
     heads = ("table", "reproduces", "needs", "--quick takes", "whole form (an estimate)")
-    usage = "zoo bench TABLE --quick measures one on two cores; without --quick in the published sizes."
+    usage = "zoo bench TABLE --quick: on two cores; without it in the published sizes; --times False: bytes alone."
     return "\n".join([*format_table(heads, rows, left={0, 1, 2, 3, 4}), usage])
 
 
