@@ -29,7 +29,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import pytorch_models  # noqa: E402
 import zoo  # noqa: E402
 import zoo.data  # noqa: E402
-from benchmarks.rows import measured_with, write_csv  # noqa: E402
+from benchmarks.rows import measured_with, new_csv, write_csv  # noqa: E402
 from pytorch_models.compressed import compress  # noqa: E402
 from zoo.densenet import DenseNetConfig  # noqa: E402
 from zoo.experiment import in_colour  # noqa: E402
@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.1, help="learning rate (default 0.1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     parser.add_argument("--workers", type=int, default=1, help="runs at once, which share the cores (default 1)")
-    parser.add_argument("--csv", type=Path, help="also write every run to this file")
+    parser.add_argument("--csv", type=new_csv, help="also write every run to this file")
     arguments = parser.parse_args()
     name = f"DenseNet-BC-{arguments.depth} k=12" if arguments.model == "densenet" else arguments.model
     print(

@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 # Python looks first beside this file, where kernels.py is called like a package: look in the project instead.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
-from benchmarks.rows import measured_with, write_csv  # noqa: E402
+from benchmarks.rows import measured_with, new_csv, write_csv  # noqa: E402
 from pytorch_models import DenseNet, measure_step  # noqa: E402
 from pytorch_models.densenet_blocks import DenseLayer  # noqa: E402
 from pytorch_models.graphed_step import WARM_UP_STEPS, GraphedStep  # noqa: E402
@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--alone", metavar="ROW", help="run one row's steps in this process and print JSON")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     parser.add_argument("--cuda_graphs", action="store_true", help="capture the steps of rows that can be captured")
-    parser.add_argument("--csv", type=Path, help="also write the rows to this file")
+    parser.add_argument("--csv", type=new_csv, help="also write the rows to this file")
     parser.add_argument("--readme", action="store_true", help="also put the table into README.md")
     arguments = parser.parse_args()
     rounds, steps, how = arguments.rounds, arguments.steps, (arguments.device, arguments.cuda_graphs)

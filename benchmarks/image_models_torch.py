@@ -25,7 +25,7 @@ from torch.nn import functional as F
 # Python looks first beside this file, where kernels.py is called like a package: look in the project instead.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 import zoo  # noqa: E402
-from benchmarks.rows import measured_with, write_csv  # noqa: E402
+from benchmarks.rows import measured_with, new_csv, write_csv  # noqa: E402
 from pytorch_models import build_model, measure_step  # noqa: E402
 from zoo.policy import MemoryPolicy  # noqa: E402
 from zoo.report import MIB  # noqa: E402
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224, help="pixels (default 224)")
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each row (default 5: some 3 minutes)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
-    parser.add_argument("--csv", type=Path, help="also write the rows to this file")
+    parser.add_argument("--csv", type=new_csv, help="also write the rows to this file")
     arguments = parser.parse_args()
     shape = (arguments.batch, 3, arguments.image_size, arguments.image_size)
     print(heading(shape, arguments.timed_batch, arguments.device), flush=True)

@@ -27,6 +27,7 @@ import numpy as np
 # Python looks first beside this file, which is called like the package that it measures: look in the project instead.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 import kernels  # noqa: E402
+from benchmarks.rows import new_csv  # noqa: E402
 
 CHANNELS = 256
 GIGA = 1e9
@@ -207,7 +208,7 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=256, help="size of the float32 tensor")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--only", default="", help="kernels whose name contains this")
-    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--csv", type=new_csv)
     options = parser.parse_args()
     reasons = kernels.available()
     rows = []

@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 # Python looks first beside this file, where kernels.py is called like a package: look in the project instead.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
-from benchmarks.rows import measured_with, write_csv  # noqa: E402
+from benchmarks.rows import measured_with, new_csv, write_csv  # noqa: E402
 from pytorch_models import LSTM, measure_step  # noqa: E402
 from zoo.report import MIB  # noqa: E402
 
@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[1024, 4096], help="time steps (default 1024 4096)")
     parser.add_argument("--repeats", type=int, default=3, help="timed steps of each row (default 3)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
-    parser.add_argument("--csv", type=Path, help="also write the rows to this file")
+    parser.add_argument("--csv", type=new_csv, help="also write the rows to this file")
     parser.add_argument("--bidirectional", action="store_true", help="rows of a bidirectional LSTM too")
     arguments = parser.parse_args()
     network = f"LSTM 2 x 512, batch {BATCH}, input 28, float32, class from the last state"

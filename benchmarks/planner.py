@@ -27,7 +27,7 @@ from typing import Any
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 import zoo  # noqa: E402
 from benchmarks import plan_dominance  # noqa: E402
-from benchmarks.rows import measured_with, write_csv  # noqa: E402
+from benchmarks.rows import measured_with, new_csv, write_csv  # noqa: E402
 from pytorch_models.planning import sweep_plans  # noqa: E402
 from zoo.planner import InfeasibleBudgetError  # noqa: E402
 from zoo.report import MIB, format_table  # noqa: E402
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="+", type=float, default=[])
     parser.add_argument("--allow", nargs="+", default=["recompute"])
     parser.add_argument("--times", default="measured", choices=["measured", "counted"])
-    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--csv", type=new_csv)
     parser.add_argument("--dominance", action="store_true", help="take real steps by plan and best single technique")
     parser.add_argument("--rounds", type=int, default=5, help="steps by each, with --dominance")
     given = parser.parse_args()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from zoo import bench, frameworks
+from zoo.bench import picture
 from zoo.bench.catalogue import _acgc, _batch_growth, _largest, _levels, _memonger
 from zoo.bench.output import as_markdown, as_text
 from zoo.bench.steps import StepNetwork, StepWork
@@ -38,10 +39,10 @@ def shrunk(table: str, model: str, side: int = 8, batch: int = 4, **fields: Any)
     return dataclasses.replace(one, quick=StepWork((network,), rounds=1))
 
 
-def measured(one: Bench, folder: Path) -> BenchResult:
+def measured(one: Bench, folder: Path, **how: Any) -> BenchResult:
     """The table's quick form; its files are there, and hold what it says."""
     told: list[str] = []
-    result, files = bench.run(one, folder, quick=True, on_row=told.append)
+    result, files = bench.run(one, folder, quick=True, on_row=told.append, **how)
     assert result.complete
     assert len(told) == len(result.rows)
     assert [path.name for path in files] == [f"{one.name}-quick.{suffix}" for suffix in ("csv", "json", "png")]
@@ -87,7 +88,9 @@ def test_several_processes_hold_a_share_each(tmp_path: Path) -> None:
     (network,) = one.quick.networks
     cases = tuple(case for case in network.cases if case.name in ("naive", "efficient", "naive, 2 processes"))
     one = dataclasses.replace(one, quick=StepWork((dataclasses.replace(network, cases=cases),), rounds=1))
-    saved = {row["case"]: row["saved_bytes"] for row in measured(one, tmp_path).rows}
+    rows = measured(one, tmp_path, times=False).rows
+    assert not any("seconds" in row or "timed_input" in row for row in rows)
+    saved = {row["case"]: row["saved_bytes"] for row in rows}
     assert saved["efficient"] < 0.5 * saved["naive"]
     assert saved["naive, 2 processes"] == pytest.approx(saved["naive"] / 2, rel=0.05)
 
@@ -215,6 +218,23 @@ def test_both_forms_of_every_table_say_what_they_do() -> None:
     whole = bench.find("acgc").whole
     assert isinstance(whole, TrainingWork)
     assert (whole.model, whole.data, whole.n_epochs, whole.saved) == ("resnet50", "cifar10", 300, True)
+
+
+def test_a_picture_centres_single_bars_and_tells_words_that_are_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    drawn: list[Any] = []
+    monkeypatch.setattr(picture, "save_png", lambda figure, path: drawn.append(figure))
+    rows = (
+        {"network": "n", "case": "plain", "peak_ratio": 1.0, "published_mb_ratio": 1.0},
+        {"network": "n", "case": "mine", "peak_ratio": 0.5},
+        {"network": "n", "case": "told", "peak_ratio": 0.2, "published": "under 2 GB"},
+    )
+    picture.draw(BenchResult(bench.find("caffe"), "quick", {}, (), rows), Path())
+    (axes,) = drawn[0].axes
+    middles = [round(bar.get_y() + bar.get_height() / 2, 6) for bar in axes.patches]
+    assert middles == [-0.2, 0.2, 1.0, 1.8]
+    assert " published: under 2 GB" in [text.get_text() for text in axes.texts]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["plain", "mine", "told"]
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ def test_without_a_table_all_are_listed_with_what_they_need(capsys: pytest.Captu
         (["acgc", "--quick", "maybe"], "--quick needs True or False"),
         (["luatorch", "--device", "gpu"], "device must be cpu, cuda or cuda:<number>"),
         (["luatorch", "twice"], "belongs to no flag"),
+        (["acgc", "--times", "False"], "times come along: leave the flag out"),
     ],
 )
 def test_nonsense_is_refused_in_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

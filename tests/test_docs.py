@@ -89,6 +89,16 @@ def test_every_page_is_in_the_sites_menu() -> None:
     assert listed == there, "add the page to nav in mkdocs.yml"
 
 
+@pytest.mark.quick
+def test_pictures_are_small_and_each_is_shown() -> None:
+    shown = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for picture in sorted((ROOT / "docs").rglob("*.png")):
+        name, content = picture.relative_to(ROOT / "docs").as_posix(), picture.read_bytes()
+        assert len(content) < 150_000, name
+        assert content[25] == 3, f"{name} is no palette PNG: draw it by the command that its page names"
+        assert f"]({name})" in shown, f"no page shows {name}"
+
+
 def test_the_site_builds(tmp_path: Path) -> None:
     if importlib.util.find_spec("mkdocs") is None:
         pytest.skip("mkdocs is not installed: pip install 'memory-efficient-zoo[dev]'")

@@ -82,6 +82,8 @@ def find_config(name: str, **config_overrides: Any) -> Any:
 
 
 def _published(name: str) -> Any:
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a model is needed, not {name!r}")
     configs = {key: config for variants in FAMILIES.values() for key, config in variants.items()}
     if name not in configs:
         raise ValueError(unknown("model", name, configs))
@@ -105,7 +107,7 @@ def create_model(
     opt_memory: int | None = None,
     compressed: int | str | None = None,
     budget: int | float | str | None = None,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     checkpoint_path: str | Path | None = None,
     features_only: bool = False,
     **config_overrides: Any,
@@ -117,7 +119,7 @@ def create_model(
         framework: where to build it.
         efficient, keep_bottleneck, opt_memory, compressed: see `zoo.policy.MemoryPolicy`.
         budget: instead of those: the model comes with the exact plan applied that is fastest within so many bytes for
-            `batch_size` samples of the size it was published for; see `plan`.
+            `batch_size` samples (64) of the size it was published for; see `plan`.
         checkpoint_path: a `.safetensors` file of any framework, or a file of this framework's own kind; a head for
             another number of classes is left out, and a warning names it.
         features_only: without the head: gives a list of feature maps, of `.channels`, smaller by `.reductions`.
@@ -141,7 +143,9 @@ def create_model(
     if budget is not None and (policy != MemoryPolicy() or features_only):
         other = f"memory flags ({policy})" if policy != MemoryPolicy() else "features_only"
         raise ValueError(f"budget={budget!r} and {other} do not go together: a plan decides what is kept")
-    _check_size("batch_size", batch_size)
+    _check_size("batch_size", batch_size, may_be_none=True)
+    if batch_size is not None and budget is None:
+        raise ValueError(f"batch_size={batch_size} changes nothing without a budget, which it is for: leave it out")
     if not isinstance(features_only, bool):
         raise TypeError(f"features_only must be True or False, not {features_only!r}")
     if checkpoint_path is not None and not Path(checkpoint_path).expanduser().is_file():
@@ -153,7 +157,7 @@ def create_model(
     if checkpoint_path is not None:
         package.load_weights(model, checkpoint_path)
     if budget is not None:
-        return planned_model(framework, model, budget, batch_size)
+        return planned_model(framework, model, budget, BATCH if batch_size is None else batch_size)
     return package.feature_extractor(model) if features_only else model
 
 
@@ -219,6 +223,8 @@ def measure(
         given = ", ".join(flags)
         raise TypeError(f"measure: {given} given with a model that is built already: give its name instead")
     framework = framework or frameworks.framework_of(name_or_model) or "torch"
+    if flags.get("budget") is not None:
+        flags = {**flags, "batch_size": batch_size}
     model = create_model(name_or_model, framework, **flags) if isinstance(name_or_model, str) else name_or_model
     shape = image_shape_for(model, image_size, batch_size)
     package = frameworks.load(framework)

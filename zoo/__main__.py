@@ -151,7 +151,13 @@ def plan_command(
 
 
 def bench_command(
-    table: str | None = None, *, quick: bool = False, out: str = "bench", device: str = "cpu", picture: bool = True
+    table: str | None = None,
+    *,
+    quick: bool = False,
+    out: str = "bench",
+    device: str = "cpu",
+    picture: bool = True,
+    times: bool = True,
 ) -> int:
     """Measure a predecessor's table again, its published figures beside; without a table, list them.
 
@@ -161,6 +167,7 @@ def bench_command(
         out: folder for the table as CSV, JSON and PNG
         device: where to run it: cpu, cuda, cuda:1
         picture: draw the PNG, which needs matplotlib
+        times: False for bytes alone, quicker and exact on a busy machine too
     """
     from zoo import bench
     from zoo.bench.output import as_text
@@ -172,7 +179,9 @@ def bench_command(
     def say(words: str) -> None:
         sys.stderr.write(f"measured {words}\n")
 
-    result, files = bench.run(bench.find(table), out, quick=quick, device=device, picture=picture, on_row=say)
+    result, files = bench.run(
+        bench.find(table), out, quick=quick, device=device, picture=picture, times=times, on_row=say
+    )
     print("\n".join([as_text(result), "", *(f"written {path}" for path in files)]))
     return DONE
 

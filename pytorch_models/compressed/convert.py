@@ -35,13 +35,13 @@ HOOK_BITS: Mapping[str, int] = MappingProxyType({LAYERS: 8, FIXED: 8})
 DEFAULT = "L3"
 
 
-def QModule(model: nn.Module, scheme: str | int | Scheme = DEFAULT, **options: Any) -> nn.Module:
+def QModule(model: nn.Module, scheme: str | int | Scheme | None = None, **options: Any) -> nn.Module:
     """`compress`, by the name that ActNN's users know."""
     return compress(model, scheme, **options)
 
 
 def compress(
-    model: nn.Module, scheme: str | int | Scheme = DEFAULT, *, bits: int | None = None, num_samples: int = 0
+    model: nn.Module, scheme: str | int | Scheme | None = None, *, bits: int | None = None, num_samples: int = 0
 ) -> nn.Module:
     """Store what a model saves for its backward pass in few bits; converts its layers in place, and returns it.
 
@@ -52,7 +52,7 @@ def compress(
     Args:
         model: any module; an optimiser that has its parameters already keeps them.
         scheme: "L0" to "L5", "L3.1", "swap", 1, 2, 4, 8, "gact:4", "quant8", "quantz8", "autoquant", "autoquantz",
-            "autoquant-sr": see `zoo.schemes`.
+            "autoquant-sr": see `zoo.schemes`; None = "L3", or what `bits` says.
         bits: instead of a scheme, so many bits in every layer (ActNN's L2 has 4).
         num_samples: of the training set, to tell samples apart (ActNN's `use_gradient`): train with `IndexedLoader`.
 
@@ -60,8 +60,8 @@ def compress(
         The same model; `model.compression` reports.
 
     Raises:
-        TypeError, ValueError: no model, an unknown scheme, a model that is compressed already, or a model of the zoo
-            with `efficient` or codes of its own, whose plain layers a scheme would need.
+        TypeError, ValueError: no model, an unknown scheme, a scheme and bits, a model that is compressed already, or a
+            model of the zoo with `efficient` or codes of its own, whose plain layers a scheme would need.
 
     Source:
         ActNN (Chen et al. 2021, arXiv:2104.14129).
@@ -73,13 +73,11 @@ def compress(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"compress: a torch.nn.Module is needed, not {type(model).__name__}")
-    if bits is not None:
-        scheme = bits
     if isinstance(num_samples, bool) or not isinstance(num_samples, int):
         raise TypeError(f"compress: num_samples must be the training set's size, an integer, not {num_samples!r}")
     if num_samples < 0:
         raise ValueError(f"compress: num_samples must be the training set's size, or 0 for none, not {num_samples}")
-    asked = find_scheme(scheme)
+    asked = _asked(scheme, bits)
     _refuse_again(model)
     if asked.way in (LAYERS, FIXED):
         _refuse_saving(model, asked)
@@ -93,6 +91,17 @@ def compress(
         hook_forward(model, compression)
     model.compression = compression  # type: ignore[assignment]
     return model
+
+
+def _asked(scheme: str | int | Scheme | None, bits: int | None) -> Scheme:
+    if bits is None:
+        return find_scheme(DEFAULT if scheme is None else scheme)
+    if scheme is not None:
+        raise ValueError(
+            f"compress: scheme {str(scheme)!r} and bits={bits!r} both say how many bits a value gets: "
+            f"give the scheme alone, or bits={bits!r} alone for so many in every layer"
+        )
+    return find_scheme(bits)
 
 
 def _refuse_again(model: nn.Module) -> None:

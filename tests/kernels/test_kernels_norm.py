@@ -199,6 +199,16 @@ def test_the_passes_together_are_batch_norms_gradient(backend: Any, shape: tuple
         assert dx[index] == pytest.approx((loss(x + step) - loss(x - step)) / 2e-6, rel=1e-5, abs=1e-7)
 
 
+def test_sums_over_many_rows_do_not_run_out_of_digits() -> None:
+    """Added up in float32 alone, so many equal values would be off by 4e-5."""
+    shape, ones = (50_000, 16), np.ones(16, np.float32)
+    d_out, values = np.full(shape, 0.1, np.float32), np.ones(shape, np.float32)
+    target = np.empty_like(values)
+    sums = cpu.norm_backward(d_out, values, 0 * ones, ones, ones, ones, target=target, accumulate=False)
+    for found in sums:
+        np.testing.assert_allclose(found, d_out.sum(0, dtype=np.float64), rtol=1e-6)
+
+
 @pytest.mark.parametrize("backend", [reference, cpu])
 def test_a_rebuilt_activation_is_unbiased_and_not_clamped(backend: Any, make: Any) -> None:
     values, _ = make("float32", (64, 8))

@@ -43,7 +43,7 @@ def list_text() -> str:
     """The tables: what each reproduces, which framework it needs, how long its two forms take on two cores."""
     rows = [(one.name, one.reproduces, one.framework, *one.takes) for one in BENCHES.values()]
     heads = ("table", "reproduces", "needs", "--quick takes", "whole form (an estimate)")
-    usage = "zoo bench TABLE --quick measures one on two cores; without --quick in the published sizes."
+    usage = "zoo bench TABLE --quick: on two cores; without it in the published sizes; --times False: bytes alone."
     return "\n".join([*format_table(heads, rows, left={0, 1, 2, 3, 4}), usage])
 
 
@@ -71,6 +71,7 @@ def run(
     quick: bool = False,
     device: str = "cpu",
     picture: bool = True,
+    times: bool = True,
     on_row: Callable[[str], None] = lambda words: None,
 ) -> tuple[BenchResult, list[Path]]:
     """Measure a table; write CSV and JSON after every row, and a PNG at the end, into a folder.
@@ -83,19 +84,22 @@ def run(
         quick: its quick form.
         device: cpu, cuda or cuda:<number>.
         picture: also draw it.
+        times: False = bytes alone, which are exact on a busy machine too; nothing is computed but by several processes
+            and by TensorFlow.
         on_row: is told what is done, in words.
 
     Returns:
         The result, and the files.
 
     Raises:
-        ValueError, ImportError: as `check`; a device that is not there.
+        ValueError, ImportError: as `check`; a device that is not there; a table whose times come along anyway.
         zoo.atomic_write.DiskFullError: no room for the files.
     """
     folder = Path(folder).expanduser()
+    work, form = (bench.quick, QUICK) if quick else (bench.whole, WHOLE)
+    work = work if times else work.untimed()
     check(bench, folder, device, picture)
     frameworks.load(bench.framework).check_device(device, False)
-    work, form = (bench.quick, QUICK) if quick else (bench.whole, WHOLE)
     conditions = {**work.conditions, "dtype": "float32", **machine(bench.framework, device)}
     result = BenchResult(bench, form, conditions, tuple(work.columns))
     for row in work.rows(Place(bench.framework, device, folder)):

@@ -29,37 +29,42 @@ def check_can_draw() -> None:
 def draw(result: BenchResult, folder: Path) -> Path:
     """Write the PNG file; its path."""
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
-    figure = Figure(figsize=(9, 1.6 + 0.42 * len(result.rows)), layout="constrained")
+    figure = Figure(figsize=(9, 1.8 + 0.42 * len(result.rows)), layout="constrained")
     axes = figure.subplots()
     measured, published = result.bench.pictured
-    kinds = ((measured, "measured", BLUE, -0.2), (published, "published", ORANGE, 0.2))
-    for key, label, colour, offset in kinds:
-        places = [place for place, row in enumerate(result.rows) if row.get(key) is not None]
-        if places:
-            bars = axes.barh(
-                [place + offset for place in places],
-                [result.rows[place][key] for place in places],
-                height=0.38,
-                color=colour,
-                label=label,
+    for place, row in enumerate(result.rows):
+        shown = [(row.get(measured), BLUE), (row.get(published), ORANGE)]
+        told = [(value, colour) for value, colour in shown if value is not None]
+        offsets = (-0.2, 0.2) if len(told) == 2 or row.get("published") else (0.0,)  # alone, in the row's middle
+        for (value, colour), offset in zip(told, offsets, strict=False):
+            axes.bar_label(
+                axes.barh(place + offset, value, 0.38, color=colour), fmt="%.2f", padding=3, fontsize="small"
             )
-            axes.bar_label(bars, fmt="%.2f", padding=3, fontsize="small")
+        if row.get(published) is None and row.get("published"):
+            axes.annotate(f" published: {row['published']}", (0, place + 0.2), va="center", fontsize="small")
     _frame(axes, result)
+    kinds = [(measured, "measured", BLUE), (published, "published", ORANGE)]
+    kinds = [kind for kind in kinds if any(row.get(kind[0]) is not None for row in result.rows)]
+    handles = [Patch(color=colour, label=label) for _, label, colour in kinds]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
     png = path_of(result.bench, result.form, folder, ".png")
     save_png(figure, png)
     return png
 
 
 def _frame(axes: Axes, result: BenchResult) -> None:
-    axes.set_yticks(range(len(result.rows)), [_name(row) for row in result.rows], fontsize="small")
-    axes.invert_yaxis()
+    several = len({row.get("network") for row in result.rows}) > 1
+    axes.set_yticks(range(len(result.rows)), [_name(row, several) for row in result.rows], fontsize="small")
+    axes.set_ylim(len(result.rows) - 0.4, -0.6)
     axes.margins(x=0.12)
     axes.set_xlabel(result.bench.picture_label)
-    axes.set_title(f"{result.bench.reproduces}\n({result.form} form)", fontsize="medium")
-    axes.legend(frameon=False, fontsize="small")
+    only = "" if several else f"{result.rows[0].get('network', '')}, ".removeprefix(", ")
+    axes.set_title(f"{result.bench.reproduces}\n({only}{result.form} form)", fontsize="medium")
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _name(row: Row) -> str:
-    return ": ".join(str(row[key]) for key in ("axis", "network", "case") if row.get(key))
+def _name(row: Row, several: bool) -> str:
+    keys = ("axis", "network", "case") if several else ("axis", "case")
+    return ": ".join(str(row[key]) for key in keys if row.get(key))

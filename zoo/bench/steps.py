@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -121,6 +121,11 @@ class StepWork:
         searched = {"search": f"memonger's, ntrial {self.ntrial}"} if self.ntrial else {}
         return {**found, **searched, "seed": str(SEED)}
 
+    def untimed(self) -> StepWork:
+        """Bytes alone, of the same inputs."""
+        networks = tuple(replace(network, timed_shape=None) for network in self.networks)
+        return replace(self, networks=networks, rounds=1)
+
     def rows(self, place: Place) -> Iterator[Row]:
         """Network by network; ratios are to its first case."""
         for network in self.networks:
@@ -135,7 +140,8 @@ class StepWork:
         how: dict[str, Any] = {"device": place.device}
         if case.processes > 1:  # started once for bytes and times: processes take longer to start than steps
             found = package.measure_in_processes(model, network.shape, case.processes, repeats=self.rounds, **how)
-            row |= {"seconds": found.step_seconds, "samples": 1, "timed_input": _size(network.shape)}
+            if network.timed_shape is not None:
+                row |= {"seconds": found.step_seconds, "samples": 1, "timed_input": _size(network.shape)}
         else:
             if self.ntrial and case.flags.get("efficient"):
                 model.for_training(network.shape, self.ntrial)

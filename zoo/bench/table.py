@@ -80,6 +80,13 @@ class Work(Protocol):
     def rows(self, place: Place) -> Iterator[Row]:
         """Measure, row by row."""
 
+    def untimed(self) -> Work:
+        """The same without times, for a busy or a slow machine.
+
+        Raises:
+            ValueError: its times come along with the rest.
+        """
+
 
 @dataclass(frozen=True)
 class Bench:

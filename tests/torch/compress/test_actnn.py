@@ -193,6 +193,13 @@ def test_unknown_schemes_are_named(scheme: object, words: str) -> None:
         compress(residual(), scheme)  # type: ignore[arg-type]
 
 
+def test_a_scheme_and_bits_contradict_one_another() -> None:
+    with pytest.raises(ValueError, match=r"scheme 'L3' and bits=4 both .* give the scheme alone, or bits=4 alone"):
+        compress(nn.Linear(2, 2), "L3", bits=4)
+    assert str(compress(nn.Linear(2, 2), bits=4).compression.scheme) == "4"
+    assert str(compress(nn.Linear(2, 2)).compression.scheme) == "L3"
+
+
 def test_converting_twice_is_refused() -> None:
     model = nn.Sequential(compress(residual(), "L3"))
     with pytest.raises(ValueError, match="its part '0' is compressed already"):

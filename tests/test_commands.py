@@ -1,0 +1,93 @@
+"""Commands that pages and benchmarks name have the flags they are given; a benchmark's file is checked first."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from zoo.__main__ import COMMANDS, main
+from zoo.bench import find
+from zoo.flags import flags_of, parse
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+import demo  # noqa: E402
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
+STARTS = (
+    r"(?:python (?:-m zoo|-m \w+\.launch .*demo\.py|demo\.py|benchmarks/)"
+    r"|zoo (?:measure|plan|bench|list|support)\b|torchrun )"
+)
+
+
+def commands_of(text: str) -> list[list[str]]:
+    """Commands in blocks of shell, in backquotes and on lines of their own; without comments and optional parts."""
+    lines = [line.strip().removeprefix("Run: ") for line in re.sub(r"\\+\n\s*", " ", text).splitlines()]
+    quoted = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    found = [re.split(r"\s{2,}|#", one)[0].strip() for one in (*lines, *quoted) if re.match(STARTS, one)]
+    return [shlex.split(re.sub(r"[\[\]]|\.\.\.", "", one)) for one in dict.fromkeys(found)]
+
+
+def wrong_with(words: list[str]) -> str:
+    """What a command would be refused for before it begins; "" = nothing."""
+    script = next((one for one in words if one.endswith(".py")), None)
+    if script is not None and script != "demo.py":
+        source = (ROOT / script).read_text(encoding="utf-8")
+        flags = [one for one in words if one.startswith("--")]
+        return ", ".join(flag for flag in flags if f'"{flag}"' not in source)
+    if script is None:
+        name, *rest = words[words.index("zoo") + 1 :] or ["list"]
+        taken = flags_of(COMMANDS[name]) if name in COMMANDS else ()
+    else:
+        name, rest, taken = "demo.py", words[words.index(script) + 1 :], flags_of(demo.demo)
+    try:
+        given = parse([one for one in rest if one not in ("--help", "TABLE")], taken)
+        if name == "bench" and given.get("table"):
+            find(str(given["table"]))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+ALL = [(page, words) for page in (*PAGES, *BENCHMARKS) for words in commands_of(page.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.quick
+def test_commands_that_pages_name_have_their_flags() -> None:
+    assert len(ALL) > 60
+    assert [f"{page.name}: {shlex.join(words)}: {wrong}" for page, words in ALL if (wrong := wrong_with(words))] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("`python -m zoo bench cafe`", "did you mean caffe?"),
+        ("```sh\npython demo.py --epochs 3  # short\n```", "did you mean --n_epochs?"),
+        ("Run: python benchmarks/kernels.py [--mb 3]", "--mb"),
+    ],
+)
+def test_a_wrong_command_is_noticed(text: str, message: str) -> None:
+    (words,) = commands_of(text)
+    assert message in wrong_with(words)
+
+
+@pytest.mark.parametrize("words", [words[3:] for _, words in ALL if words[:4] == ["python", "-m", "zoo", "list"]])
+def test_lists_that_pages_name_are_printed(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    assert len(capsys.readouterr().out.splitlines()) > 3
+
+
+def test_a_benchmarks_file_is_checked_before_its_work(tmp_path: Path) -> None:
+    command = [sys.executable, "benchmarks/kernels.py", "--csv", str(tmp_path / "none" / "rows.csv")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "none/rows.csv cannot be written (No such file or directory): give another file" in done.stderr
+    with_types = [path.name for path in BENCHMARKS if '"--csv"' in path.read_text(encoding="utf-8")]
+    checked = [path.name for path in BENCHMARKS if '"--csv", type=new_csv' in path.read_text(encoding="utf-8")]
+    assert checked == with_types
