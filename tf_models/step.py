@@ -92,19 +92,11 @@ class StepRunner:
 
     Attributes:
         loss_scale: of a model that computes in float16; None for others.
-
-    Raises:
-        ValueError: several workers, each of which would learn other bits.
     """
 
     def __init__(self, model: ZooModel, momentum: float, decay: float, workers: Workers | None = None) -> None:
         self.model, self.momentum, self.decay = model, momentum, decay
         self.workers = workers or Workers()
-        if self.workers.world > 1 and model.learnt_bits is not None:
-            raise ValueError(
-                f"compressed={model.policy.compressed} in {self.workers.world} processes: each would learn other bits; "
-                "give a fixed number of bits, such as compressed=2 or quant8"
-            )
         self.workers.share(model.variables)
         self.velocities = [tf.Variable(tf.zeros_like(one)) for one in model.trainable_variables]
         self.loss_scale = LossScale() if model.compute_dtype == "float16" else None
@@ -198,5 +190,5 @@ def in_mixed_precision(model: ZooModel, policy: str = BFLOAT16) -> ZooModel:
     made = type(model).from_config({**model.get_config(), "dtype": policy, "name": None})
     for own, given in zip(made.variables, model.variables, strict=True):
         own.assign(given)
-    made.carried_plan, made.code_kernels = model.carried_plan, model.code_kernels
+    made.carried_plan = model.carried_plan
     return made

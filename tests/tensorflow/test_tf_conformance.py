@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_networks import batch, keras, largest_difference, network, tf
+from small_networks import CLASSES, batch, keras, largest_difference, network, tf
 
 import tf_models
 from tf_models import ResNet, measure_step
@@ -109,6 +109,29 @@ def test_a_graph_takes_batches_of_any_size(name: str) -> None:
             [part[0], *(tf.convert_to_tensor(one) for one in part[2])] for part in ((loss, 0, gradients), expected)
         ]
         assert largest_difference(*([one.numpy() for one in part] for part in arrays)) < 1e-12
+
+
+@pytest.mark.parametrize("flags", [{"efficient": True}, {"compressed": 2}], ids=["efficient", "compressed"])
+@pytest.mark.parametrize("name", ["densenet", "lstm"])
+def test_an_empty_batch_has_gradients_of_zero(name: str, flags: dict[str, Any]) -> None:
+    """As an uneven last batch gives to one of several replicas."""
+    inputs, _ = batch(name)
+    model = network(name, dtype="float64", **flags)
+    assert model(inputs[:0], training=False).shape == (0, CLASSES)
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(model(inputs[:0], training=True))
+    gradients = tape.gradient(total, [one.value for one in model.trainable_variables])
+    assert all(np.all(tf.convert_to_tensor(one) == 0) for one in gradients)
+
+
+def test_an_exported_model_gives_the_same_scores(tmp_path: Path) -> None:
+    """A SavedModel holds gradients of all that it holds, also of what has no second one."""
+    inputs = batch("densenet", "float32")[0]
+    model = network("densenet", dtype="float32", efficient=True)
+    specified = [keras.InputSpec(shape=(None, *inputs.shape[1:]), dtype="float32")]
+    model.export(tmp_path / "densenet", input_signature=specified, verbose=False)
+    exported = tf.saved_model.load(str(tmp_path / "densenet")).serve
+    assert np.allclose(exported(inputs), model(inputs), rtol=1e-5, atol=1e-7)
 
 
 def test_nothing_is_built_on_what_recomputes_wrongly() -> None:

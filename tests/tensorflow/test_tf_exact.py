@@ -134,6 +134,8 @@ def test_what_cannot_be_is_refused_with_advice(arguments: dict[str, Any], error:
 def test_inputs_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"channels_last.*\(N, height, width, 3\)"):
         ResNet(layers=(1, 1), width=4)(tf.zeros((1, 3, 32, 32)))
+    with pytest.raises(TypeError, match="floating point numbers, not uint8: give"):
+        ResNet(layers=(1, 1), width=4)(tf.zeros((1, 8, 8, 3), tf.uint8))
     with pytest.raises(ValueError, match="fixed T"):
         LSTM(hidden_size=4)(tf.zeros((1, 5, 7)))
     with pytest.raises(ValueError, match="height and width must be fixed"):

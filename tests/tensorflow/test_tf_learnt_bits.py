@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from small_networks import batch, keras, network, one_step, tf
 from test_tf_compressed import cosine
+from test_tf_training import options, small_data
 
-from tf_models import ResNet, measure_step
+from tf_models import ResNet, measure_step, train
 from tf_models.norms import Norm
 from tf_models.operators import Convolution
 from tf_models.processes import Workers
 from tf_models.saving.bounds import ConvolutionPass, NormPass, input_needs, norm_needs
 from tf_models.step import StepRunner, make_step
+from zoo.policy import PolicyNotOfferedError
 from zoo.schemes import find_scheme
 
 DRAW = np.random.default_rng(0)
@@ -154,5 +156,5 @@ def test_what_would_never_learn_is_refused() -> None:
     assert tf.function(lambda values: model(values, training=False), autograph=False)(inputs).shape == (4, 5)
     with pytest.raises(ValueError, match="efficient=True"):
         network("resnet", compressed="L3", efficient=True)
-    with pytest.raises(ValueError, match="in 2 processes: each would learn other bits"):
-        StepRunner(model, 0.9, 0.0, Workers(0, 2, lambda one: one))
+    with pytest.raises(PolicyNotOfferedError, match="compressed=L3: several processes would each learn other bits"):
+        train(model, small_data(), options(), Workers(0, 2))

@@ -81,3 +81,7 @@ def test_weights_of_another_network_or_flavour_are_refused(tmp_path: Path) -> No
         load_weights(network("resnet"), tmp_path / "w.safetensors")
     with pytest.raises(ValueError, match="must end with"):
         save_weights(network("resnet"), tmp_path / "w.h5")
+    assert not (tmp_path / "w.h5").exists()
+    for name in ("v.npz", "v.safetensors"):
+        with pytest.raises(FileNotFoundError, match=rf"{name} does not exist.*: give a file"):
+            load_weights(network("resnet"), tmp_path / name)
