@@ -21,6 +21,7 @@ from zoo.policy import MemoryPolicy
 from zoo.refusals import Request, check_offered
 
 PACKAGE = "tf_models"  # the name that Keras registers the models under, for files
+DTYPES = ("float16", "bfloat16", "float32", "float64")
 KERNELS = ("operators", "shared")
 POLICY_FIELDS = ("efficient", "keep_bottleneck", "opt_memory", "compressed")
 
@@ -48,7 +49,7 @@ class ZooModel(keras.Model):
 
     Raises:
         TypeError: an argument that does not exist, with the nearest; a value of the wrong type.
-        ValueError: another data_format, or values that contradict one another.
+        ValueError: another data_format, a dtype that is no float, or values that contradict one another.
     """
 
     config_type: ClassVar[type]
@@ -81,6 +82,8 @@ class ZooModel(keras.Model):
         policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
         check_policy(family, spec, policy, self.learns_bits)
         super().__init__(name=name, dtype=dtype, trainable=trainable)
+        if self.compute_dtype not in DTYPES:
+            raise ValueError(f"{family}: {unknown('dtype', self.compute_dtype, DTYPES)}; or a policy, mixed_float16")
         self.spec, self.policy, self.data_format = spec, policy, data_format
         self.parts: dict[str, Any] = {}
         self._build_parts()

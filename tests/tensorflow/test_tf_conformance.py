@@ -130,8 +130,8 @@ def test_an_exported_model_gives_the_same_scores(tmp_path: Path) -> None:
     model = network("densenet", dtype="float32", efficient=True)
     specified = [keras.InputSpec(shape=(None, *inputs.shape[1:]), dtype="float32")]
     model.export(tmp_path / "densenet", input_signature=specified, verbose=False)
-    exported = tf.saved_model.load(str(tmp_path / "densenet")).serve
-    assert np.allclose(exported(inputs), model(inputs), rtol=1e-5, atol=1e-7)
+    exported = tf.saved_model.load(str(tmp_path / "densenet"))
+    assert np.allclose(exported.serve(inputs), model(inputs), rtol=1e-5, atol=1e-7)
 
 
 def test_nothing_is_built_on_what_recomputes_wrongly() -> None:

@@ -120,11 +120,12 @@ def _refusal(sources: Sequence[Any]) -> Callable[..., list[Any]]:
 
     A SavedModel holds the gradients of all that it holds, asked for or not: there it fails when it is run.
     """
+    known = [] if tf.executing_eagerly() else list(sources)  # an eager tape would keep them
 
     def refuse(*_: Any) -> list[Any]:
         if not is_being_saved():
             raise NotImplementedError(SECOND_DERIVATIVE)
         with tf.control_dependencies([tf.debugging.Assert(False, [SECOND_DERIVATIVE])]):
-            return [tf.zeros_like(one) for one in sources]
+            return [tf.zeros_like(one) for one in known]
 
     return refuse
