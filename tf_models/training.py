@@ -46,7 +46,6 @@ def train(model: ZooModel, data: Data, options: TrainingOptions, workers: Worker
     Raises:
         TypeError: not one of this package's models.
         ValueError: a device that is not there, a split or folder that does not fit.
-        PolicyNotOfferedError: bits that are learnt, in several processes.
         RefusedOptionError: several processes that were not joined; fewer inputs a batch than processes.
         TrainingError: the loss, or float16's gradients at any scale, are not finite; memory ran out, or a checkpoint
             cannot be read.
