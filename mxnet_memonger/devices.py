@@ -37,9 +37,9 @@ def check_device(device: str, amp: bool = False) -> None:
         amp: mixed precision, which this package does not offer in MXNet.
 
     Raises:
-        ValueError: a GPU is asked for and this MXNet has none, or mixed precision is.
+        ValueError: another word; a GPU is asked for and this MXNet has none, or mixed precision is.
     """
-    check_offered("mxnet", Request(options=TrainingOptions(amp=amp)))
+    check_offered("mxnet", Request(options=TrainingOptions(amp=amp, device=device)))
     if not device.startswith("cuda"):
         return
     count = mx.context.num_gpus() if mx.runtime.Features().is_enabled("CUDA") else 0

@@ -15,6 +15,8 @@ from pytorch_models import torch_files
 from zoo import weights as canonical
 from zoo.weights import SUFFIX, WeightsError, strip_wrappers
 
+TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")  # of files that torch.save writes
+
 # torchvision's first releases wrote "denselayer1.norm.1.weight" for today's "denselayer1.norm1.weight".
 _DOTTED_LAYER = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12])\.(\w+)$")
 _NESTED = ("state_dict", "model", "model_state", "weights")  # where training scripts put the weights in a checkpoint
@@ -65,6 +67,7 @@ def load_weights(model: nn.Module, path: str | Path, *, resize_head: bool = True
         HeadResizedWarning: the head was not loaded; names it.
     """
     path = Path(path).expanduser()
+    canonical.check_file(path)
     if path.suffix == SUFFIX:
         arrays, network = canonical.read(path)
         canonical.check_flavour(network, getattr(model, "spec", None))
@@ -86,11 +89,12 @@ def load_weights(model: nn.Module, path: str | Path, *, resize_head: bool = True
 
 
 def save_weights(model: nn.Module, path: str | Path) -> None:
-    """Write the model's weights: `.safetensors` for every framework, any other suffix by `torch.save`.
+    """Write the model's weights: `.safetensors` for every framework; by `torch.save` .pt, .pth, .bin, .ckpt, .tar.
 
     The names are the canonical ones, whatever wraps the model; bfloat16 is written to safetensors as float32, exactly.
 
     Raises:
+        ValueError: another suffix.
         ImportError: the package safetensors is not installed.
 
     Example:
@@ -103,6 +107,7 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     from zoo.atomic_write import atomic_write
 
     path = Path(path).expanduser()
+    canonical.check_suffix(path, [*TORCH_SUFFIXES, SUFFIX])
     if path.suffix == SUFFIX:
         canonical.write(path, canonical_weights(model), getattr(_inner(model), "spec", None))
         return

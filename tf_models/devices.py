@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tf_models.tensorflow_names import keras, tf
+from zoo.options import TrainingOptions
 
 
 def set_seed(seed: int) -> None:
@@ -28,8 +29,9 @@ def check_device(device: str, amp: bool = False) -> None:
         amp: mixed precision; offered everywhere.
 
     Raises:
-        ValueError: a GPU is asked for and TensorFlow sees none of that number.
+        ValueError: another word; a GPU is asked for and TensorFlow sees none of that number.
     """
+    TrainingOptions(device=device)
     if not device.startswith("cuda"):
         return
     count = len(tf.config.list_physical_devices("GPU"))

@@ -142,10 +142,10 @@ class LSTM(ZooModel):
                 values = tf.reshape(tf.transpose(values, [0, 1, 3, 2]), (-1, height * width, channels))
             else:
                 values = tf.reshape(values, (-1, height, channels * width))
-        if values.shape.rank != 3 or values.shape[2] != config.input_size or values.shape[1] is None:
+        if values.shape.rank != 3 or values.shape[2] != config.input_size or not values.shape[1]:
             raise ValueError(
                 f"an LSTM that reads {config.reads} of {config.input_size} values got an input of shape "
-                f"{tuple(inputs.shape)}: give images, or a sequence (N, T, {config.input_size}), with a fixed T"
+                f"{tuple(inputs.shape)}: give images, or a sequence (N, T, {config.input_size}), with a fixed T above 0"
             )
         return values
 

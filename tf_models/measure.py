@@ -84,11 +84,12 @@ def measure_step(
     finally:
         for variable, value in zip(model.non_trainable_variables, kept, strict=True):
             variable.assign(value)
-    if not found.peak_bytes:
+    saves = model.policy.efficient or model.policy.compressed is not None or model.carried_plan is not None
+    if not found.peak_bytes or not (found.held_bytes or saves or mode == "xla"):
         raise ValueError(
-            f"measure_step: no tensor of a step with input {shape} has 256 KiB, and TensorFlow tells of no smaller one "
-            f"on a CPU: give a larger batch, or mode='xla', or start the process with {TELLS_ALL}=true, which makes it "
-            "tell of all"
+            f"measure_step: no tensor that a step with input {shape} keeps has 256 KiB; TensorFlow tells of no "
+            f"smaller one on a CPU: give a larger batch, or mode='xla', or start the process with {TELLS_ALL}=true, "
+            "which makes it tell of all"
         )
     held = found.held_bytes if mode != "xla" else found.largest_bytes
     return MemoryReport(

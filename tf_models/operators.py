@@ -86,15 +86,15 @@ def convolve(inputs: Any, kernel: Any, bias: Any, how: Convolution) -> Any:
     """Images by a kernel (size, size, C / groups, C'), or (size, size, C, 1) if depthwise; `bias` may be None."""
     if how.depthwise:
         values = tf.raw_ops.DepthwiseConv2dNative(input=inputs, filter=kernel, **how.settings(inputs.shape))
-    elif how.groups > 1:
-        values = _convolve_groups(inputs, kernel, how)
+    elif how.groups > 1 or _overruns(inputs, how):
+        values = _with_own_gradients(inputs, kernel, how)
     else:
         values = tf.raw_ops.Conv2D(input=inputs, filter=kernel, **how.settings(inputs.shape))
     return values if bias is None else tf.nn.bias_add(values, bias, SHORT_FORMAT(how.data_format))
 
 
-def _convolve_groups(inputs: Any, kernel: Any, how: Convolution) -> Any:
-    """With a gradient that a CPU has too."""
+def _with_own_gradients(inputs: Any, kernel: Any, how: Convolution) -> Any:
+    """A convolution whose gradients a CPU does not have, or has wrong."""
 
     @tf.custom_gradient
     def run(inputs: Any, kernel: Any) -> Any:
@@ -117,8 +117,20 @@ def convolution_gradients(inputs: Any, kernel: Any, gradient: Any, how: Convolut
     else:
         to_input, to_filter = tf.raw_ops.Conv2DBackpropInput, tf.raw_ops.Conv2DBackpropFilter
     of_input = to_input(input_sizes=tf.shape(inputs), filter=kernel, out_backprop=gradient, **settings)
+    if _overruns(inputs, how):
+        inputs, settings = inputs[:, :: how.stride, :: how.stride], replace(how, stride=1).settings(inputs.shape)
     of_kernel = to_filter(input=inputs, filter_sizes=tf.shape(kernel), out_backprop=gradient, **settings)
     return of_input, of_kernel
+
+
+def _overruns(inputs: Any, how: Convolution) -> bool:
+    """Whether oneDNN would write past its scratch in the kernel's gradient (its issue 6035): memory is corrupted.
+
+    So it is for strided 1x1 convolutions of channels_last images of fewer channels than it has lanes: 16 with AVX-512.
+    Their gradient reads every stride-th pixel alone, and so is that of a convolution of those pixels.
+    """
+    channels = inputs.shape[channel_axis(how.data_format)]
+    return how.size == 1 and how.stride > 1 and how.data_format == "channels_last" and channels < 16
 
 
 def _gradients_by_group(inputs: Any, kernel: Any, gradient: Any, how: Convolution) -> tuple[Any, Any]:

@@ -95,7 +95,7 @@ def adapt_plan(plan: Plan, model: ZooModel) -> Plan:
 
 
 def apply_plan(plan: Plan, model: ZooModel) -> ZooModel:
-    """See `zoo.planner.Plan.apply`; before the model is compiled, as graphs made before know nothing of it."""
+    """See `zoo.planner.Plan.apply`; `fit` makes its graph anew, functions of one's own are to be made afterwards."""
     _check(model, "Plan.apply")
     if model.carried_plan is not None:
         raise ValueError("Plan.apply: this model has a plan already: remove that one first")
@@ -110,7 +110,7 @@ def apply_plan(plan: Plan, model: ZooModel) -> ZooModel:
             "build it with compressed=4"
         )
     policies = {part.name: KINDS[part.choice] for part in plan.parts[: len(names)]}
-    model.carried_plan = CarriedPlan(plan, names, policies, plan.steps)
+    model.carried_plan, model.train_function = CarriedPlan(plan, names, policies, plan.steps), None
     return model
 
 
@@ -118,7 +118,7 @@ def remove_plan(plan: Plan, model: ZooModel) -> ZooModel:
     """See `zoo.planner.Plan.remove`."""
     carried = getattr(model, "carried_plan", None)
     if carried is not None and plan.undoes(carried.plan):
-        model.carried_plan = None
+        model.carried_plan = model.train_function = None
     return model
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,13 +59,19 @@ def make_step(model: ZooModel, mode: str, scale: Any = None) -> Callable[[Any, A
     return as_graph(model, step, jit_compile=mode == "xla")
 
 
-def as_graph(model: ZooModel, step: Callable[..., Any], jit_compile: bool = False) -> Callable[..., Any]:
+def as_graph(
+    model: ZooModel,
+    step: Callable[..., Any],
+    jit_compile: bool = False,
+    even_out: Callable[[Sequence[Any]], None] | None = None,
+) -> Callable[..., Any]:
     """A training step as a graph; of a model whose bits are learnt, as one graph for each choice of bits.
 
     Args:
         model: that the step trains.
         step: a function of tensors.
         jit_compile: whether XLA compiles it.
+        even_out: see `LearntBits.step`.
     """
     how = {"jit_compile": jit_compile, "autograph": False, "reduce_retracing": False}
     learnt = model.learnt_bits
@@ -75,7 +81,7 @@ def as_graph(model: ZooModel, step: Callable[..., Any], jit_compile: bool = Fals
     by_bits = tf.function(lambda graph, *given: step(*given), **how)
 
     def run(*given: Any) -> Any:
-        with learnt.step() as graph:
+        with learnt.step(even_out) as graph:
             return by_bits(graph, *given)
 
     return run
@@ -92,25 +98,17 @@ class StepRunner:
 
     Attributes:
         loss_scale: of a model that computes in float16; None for others.
-
-    Raises:
-        ValueError: several workers, each of which would learn other bits.
     """
 
     def __init__(self, model: ZooModel, momentum: float, decay: float, workers: Workers | None = None) -> None:
         self.model, self.momentum, self.decay = model, momentum, decay
         self.workers = workers or Workers()
-        if self.workers.world > 1 and model.learnt_bits is not None:
-            raise ValueError(
-                f"compressed={model.policy.compressed} in {self.workers.world} processes: each would learn other bits; "
-                "give a fixed number of bits, such as compressed=2 or quant8"
-            )
         self.workers.share(model.variables)
         self.velocities = [tf.Variable(tf.zeros_like(one)) for one in model.trainable_variables]
         self.loss_scale = LossScale() if model.compute_dtype == "float16" else None
         self._gradients = make_step(model, "eager", None if self.loss_scale is None else self.loss_scale.value)
         self._train = as_graph(model, self._update)
-        self._find = as_graph(model, self._gradients)
+        self._find = as_graph(model, self._gradients, even_out=self.workers.average)
         self._take = tf.function(self._take_gradients, autograph=False)
         self._evaluate = tf.function(self._scores, autograph=False)
 
@@ -159,8 +157,9 @@ class StepRunner:
             weight.assign_sub(tf.cast(learning_rate, gradient.dtype) * (gradient + self.momentum * velocity))
 
     def even_out(self) -> None:
-        """Give all processes the mean of the running statistics that each has moved by its own inputs."""
-        self.workers.average([one for one in self.model.non_trainable_variables if one.dtype.startswith("float")])
+        """Give all processes the mean of what each has by its own inputs: running statistics, and what bits are of."""
+        moved = [one for one in self.model.non_trainable_variables if one.dtype.startswith("float")]
+        self.workers.average(moved if self.model.learnt_bits is None else [*moved, self.model.learnt_bits.found])
 
     def _scores(self, inputs: Any, labels: Any) -> tuple[Any, Any]:
         return loss_and_right(self.model(inputs, training=False), labels)
@@ -198,5 +197,5 @@ def in_mixed_precision(model: ZooModel, policy: str = BFLOAT16) -> ZooModel:
     made = type(model).from_config({**model.get_config(), "dtype": policy, "name": None})
     for own, given in zip(made.variables, model.variables, strict=True):
         own.assign(given)
-    made.carried_plan, made.code_kernels = model.carried_plan, model.code_kernels
+    made.carried_plan = model.carried_plan
     return made

@@ -34,6 +34,13 @@ def is_compiled_by_xla() -> bool:
     return bool(control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
 
 
+def is_being_saved() -> bool:
+    """Whether the function that is being made goes into a SavedModel."""
+    from tensorflow.python.saved_model import save_context
+
+    return bool(save_context.in_save_context())
+
+
 tf: Any
 keras: Any
 tf, keras = import_tensorflow()

@@ -20,7 +20,9 @@ from tf_models.weights import canonical_weights, set_canonical_weights
 from tf_models.zoo_model import ZooModel
 from zoo.batches import EvaluationBatches, TrainingBatches, step_seed
 from zoo.data.text_data import Data
+from zoo.launch import Launch
 from zoo.options import TrainingError, TrainingOptions, TrainingResult
+from zoo.refusals import Request, check_offered
 from zoo.run_folder import Row, RunFolder
 from zoo.saved_run import describe_network
 from zoo.training_loop import ArrayTrainingLoop, EpochTotals
@@ -50,6 +52,8 @@ def train(model: ZooModel, data: Data, options: TrainingOptions, workers: Worker
     """
     if not isinstance(model, ZooModel):
         raise TypeError(f"train: a model of tf_models is needed, not {type(model).__name__}")
+    launch = Launch.from_environment() if workers is None else Launch(workers.rank, workers.world)
+    check_offered("tensorflow", Request(model.spec, model.policy, options, launch=launch))
     check_device(options.device, options.mixed_precision)
     data.split(options.valid_size, options.seed)
     if options.tensorboard and importlib.util.find_spec("tensorboard") is None:

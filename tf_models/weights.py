@@ -46,10 +46,14 @@ def canonical_variables(model: ZooModel) -> dict[str, tuple[Any, str]]:
 
 
 def canonical_weights(model: ZooModel) -> dict[str, np.ndarray]:
-    """Copies of a model's parameters and running statistics as NumPy arrays, by canonical name and in its layout."""
+    """Copies of a model's parameters and running statistics as NumPy arrays, by canonical name and in its layout.
+
+    NumPy has no bfloat16: it becomes float32, exactly.
+    """
     arrays = {}
     for name, (variable, layout) in canonical_variables(model).items():
         value, axes = np.asarray(keras.ops.convert_to_numpy(variable)), _LAYOUTS[layout]
+        value = value.astype(np.float32) if value.dtype.name == "bfloat16" else value
         arrays[name] = np.array(value.transpose(axes) if axes else value, order="C")
     return arrays
 

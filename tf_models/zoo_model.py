@@ -21,6 +21,7 @@ from zoo.policy import MemoryPolicy
 from zoo.refusals import Request, check_offered
 
 PACKAGE = "tf_models"  # the name that Keras registers the models under, for files
+DTYPES = ("float16", "bfloat16", "float32", "float64")
 KERNELS = ("operators", "shared")
 POLICY_FIELDS = ("efficient", "keep_bottleneck", "opt_memory", "compressed")
 
@@ -48,7 +49,7 @@ class ZooModel(keras.Model):
 
     Raises:
         TypeError: an argument that does not exist, with the nearest; a value of the wrong type.
-        ValueError: another data_format, or values that contradict one another.
+        ValueError: another data_format, a dtype that is no float, or values that contradict one another.
     """
 
     config_type: ClassVar[type]
@@ -81,6 +82,8 @@ class ZooModel(keras.Model):
         policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
         check_policy(family, spec, policy, self.learns_bits)
         super().__init__(name=name, dtype=dtype, trainable=trainable)
+        if self.compute_dtype not in DTYPES:
+            raise ValueError(f"{family}: {unknown('dtype', self.compute_dtype, DTYPES)}; or a policy, mixed_float16")
         self.spec, self.policy, self.data_format = spec, policy, data_format
         self.parts: dict[str, Any] = {}
         self._build_parts()
@@ -101,19 +104,22 @@ class ZooModel(keras.Model):
         return cls(**vars(config), **vars(policy))
 
     def get_config(self) -> dict[str, Any]:
-        """What a `.keras` file says of the model: every argument of its constructor."""
+        """What a `.keras` file says of the model: every argument of its constructor, and `code_kernels`."""
         dtype = keras.saving.serialize_keras_object(self.dtype_policy)
         own = {"data_format": self.data_format, "dtype": dtype, "name": self.name, "trainable": self.trainable}
         fields = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self.spec).items()}
-        return {**fields, **vars(self.policy), **own}
+        return {**fields, **vars(self.policy), **own, "code_kernels": self.code_kernels}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> ZooModel:
         """Build from `get_config`'s."""
         given = dict(config)
+        kernels = given.pop("code_kernels", cls.code_kernels)
         if isinstance(given.get("dtype"), Mapping):
             given["dtype"] = keras.saving.deserialize_keras_object(given["dtype"], custom_objects=custom_objects)
-        return cls(**given)
+        model = cls(**given)
+        model.code_kernels = kernels
+        return model
 
     def make_train_function(self, force: bool = False) -> None:
         """Keras's; where bits are learnt, `fit` makes another graph for other bits."""
@@ -142,6 +148,7 @@ class ZooModel(keras.Model):
 
         Raises:
             ValueError: another shape.
+            TypeError: integers.
         """
         shape, channels = images.shape, self.spec.in_chans
         if shape.rank != 4 or shape[channel_axis(self.data_format)] != channels:
@@ -150,6 +157,11 @@ class ZooModel(keras.Model):
             raise ValueError(
                 f"{type(self).__name__} with data_format={self.data_format!r} needs images of shape {needed}, "
                 f"not {tuple(shape)}"
+            )
+        if not images.dtype.is_floating:
+            raise TypeError(
+                f"{type(self).__name__} needs images of floating point numbers, not {images.dtype.name}: give "
+                "tf.cast(images, 'float32') / 255, or what else the network was trained with"
             )
 
     def _convolution(

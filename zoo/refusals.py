@@ -110,11 +110,6 @@ REFUSALS: Mapping[str, tuple[Refusal, ...]] = MappingProxyType(
             _CUDA_GRAPHS,
             _SYNC_BATCHNORM,
             Refusal(
-                "compressed",
-                lambda asked: asked.launch.world > 1 and asked.policy.scheme is not None and asked.policy.scheme.learns,
-                "several processes would each learn other bits; give fixed ones, such as compressed=2 or quant8",
-            ),
-            Refusal(
                 "",
                 _started_by(TORCHRUN, MXNET),
                 "this process has a launcher that TensorFlow knows nothing of (torchrun): start TensorFlow's "

@@ -37,12 +37,11 @@ def save(path: str | Path, arrays: Mapping[str, np.ndarray], spec: object, other
         >>> save(Path(tempfile.mkdtemp()) / "weights.npz", {"fc.bias": np.zeros(10, np.float32)}, None)
     """
     path = Path(path).expanduser()
+    weights.check_suffix(path, [SUFFIX, weights.SUFFIX], other)
     if path.suffix == SUFFIX:
         save_arrays(path, arrays)
-    elif path.suffix == weights.SUFFIX:
-        weights.write(path, arrays, spec)
     else:
-        raise ValueError(f"save_weights: {path} must end with {SUFFIX} or {weights.SUFFIX}{other}")
+        weights.write(path, arrays, spec)
 
 
 def load(
@@ -69,6 +68,7 @@ def load(
         HeadResizedWarning: the head was not loaded; names it.
     """
     path = Path(path).expanduser()
+    weights.check_file(path)
     if path.suffix == weights.SUFFIX:
         found, network = weights.read(path)
         weights.check_flavour(network, spec)

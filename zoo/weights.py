@@ -53,6 +53,51 @@ def strip_wrappers(name: str) -> str:
     return name
 
 
+def check_suffix(path: Path, known: Sequence[str], more: str = "") -> None:
+    """Refuse to write weights to a file whose name does not tell its format.
+
+    Args:
+        path: the file.
+        known: suffixes, with their dots.
+        more: what else can be done; goes into the error.
+
+    Raises:
+        ValueError: another suffix.
+
+    Example:
+        >>> check_suffix(Path("densenet.safetensor"), [".npz", ".safetensors"])
+        Traceback (most recent call last):
+        ...
+        ValueError: save_weights: densenet.safetensor must end with .npz or .safetensors
+    """
+    if path.suffix not in known:
+        raise ValueError(f"save_weights: {path} must end with {', '.join(known[:-1])} or {known[-1]}{more}")
+
+
+def check_file(path: Path) -> None:
+    """Refuse a path at which there is no file to read weights from.
+
+    Raises:
+        FileNotFoundError: nothing is there, or a folder; names files of that folder, or those with a similar name.
+
+    Example:
+        >>> check_file(Path("densenet.npz"))
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: load_weights: densenet.npz does not exist: give a file that save_weights wrote, or ...
+    """
+    if path.is_file():
+        return
+    folder = path if path.is_dir() else path.parent
+    names = sorted(one.name for one in folder.iterdir() if one.is_file()) if folder.is_dir() else []
+    near = names[:_MOST_NAMED] if path.is_dir() else difflib.get_close_matches(path.name, names, n=_MOST_NAMED)
+    what = "is a folder, not a file" if path.is_dir() else "does not exist"
+    hint = f"; there are {', '.join(near)}" if near else ""
+    raise FileNotFoundError(
+        f"load_weights: {path} {what}{hint}: give a file that save_weights wrote, or a saved run's best weights"
+    )
+
+
 def write(path: str | Path, arrays: Mapping[str, np.ndarray], spec: object = None) -> None:
     """Write weights as a safetensors file, in one step.
 

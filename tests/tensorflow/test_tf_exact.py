@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_networks import NETWORKS, batch, largest_difference, network, one_step
 
-from tf_models import LSTM, DenseNet, ResNet, build_model
+from tf_models import LSTM, DenseNet, ResNet, build_model, measure_step
 from tf_models.tensorflow_names import keras, tf
 from zoo.densenet import DenseNetConfig
 from zoo.policy import MemoryPolicy
@@ -120,6 +120,7 @@ REFUSED: tuple[tuple[dict[str, Any], type[Exception], str], ...] = (
     ({"data_format": "channels_fist"}, ValueError, "channels_first"),
     ({"growth": 4}, TypeError, "growth_rate"),
     ({"efficient": 1}, TypeError, "efficient must be True or False"),
+    ({"dtype": "int32"}, ValueError, "unknown dtype 'int32'"),
     ({"opt_memory": 4}, ValueError, "efficient=True"),
     ({"flavour": "kears"}, ValueError, "keras"),
 )
@@ -134,8 +135,14 @@ def test_what_cannot_be_is_refused_with_advice(arguments: dict[str, Any], error:
 def test_inputs_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"channels_last.*\(N, height, width, 3\)"):
         ResNet(layers=(1, 1), width=4)(tf.zeros((1, 3, 32, 32)))
+    with pytest.raises(TypeError, match="floating point numbers, not uint8: give"):
+        ResNet(layers=(1, 1), width=4)(tf.zeros((1, 8, 8, 3), tf.uint8))
     with pytest.raises(ValueError, match="fixed T"):
         LSTM(hidden_size=4)(tf.zeros((1, 5, 7)))
+    with pytest.raises(ValueError, match="T above 0"):
+        LSTM(input_size=7, hidden_size=4)(tf.zeros((1, 0, 7)))
+    with pytest.raises(ValueError, match="device must be auto, cpu, cuda or"):
+        measure_step(ResNet(layers=(1, 1), width=4), (1, 3, 8, 8), device="gpu")
     with pytest.raises(ValueError, match="height and width must be fixed"):
         network("densenet")(keras.Input((None, None, 3)))
     with pytest.raises(TypeError, match="DenseNetConfig"):

@@ -12,7 +12,6 @@ from test_tf_compressed import cosine
 from tf_models import ResNet, measure_step
 from tf_models.norms import Norm
 from tf_models.operators import Convolution
-from tf_models.processes import Workers
 from tf_models.saving.bounds import ConvolutionPass, NormPass, input_needs, norm_needs
 from tf_models.step import StepRunner, make_step
 from zoo.schemes import find_scheme
@@ -154,5 +153,23 @@ def test_what_would_never_learn_is_refused() -> None:
     assert tf.function(lambda values: model(values, training=False), autograph=False)(inputs).shape == (4, 5)
     with pytest.raises(ValueError, match="efficient=True"):
         network("resnet", compressed="L3", efficient=True)
-    with pytest.raises(ValueError, match="in 2 processes: each would learn other bits"):
-        StepRunner(model, 0.9, 0.0, Workers(0, 2, lambda one: one))
+
+
+def test_processes_that_train_together_have_the_bits_of_what_they_found_on_average(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inputs, labels = (one.numpy() for one in batch("resnet", "float32"))
+    inputs = inputs.transpose(0, 3, 1, 2)
+    alone, twins = (StepRunner(network("resnet", compressed="autoquant-sr"), 0.9, 0.0) for _ in range(2))
+    twins.workers.world = 2
+    monkeypatch.setattr(twins.workers, "add_up", lambda tensors: [2 * tf.convert_to_tensor(one) for one in tensors])
+    for runner in (alone, twins):
+        for step in range(2):  # the second one has bits
+            runner.seed(step)
+            runner.train(inputs, labels, 0.0)
+    assert twins.model.learnt_bits.bits == alone.model.learnt_bits.bits != {}
+    found = twins.model.learnt_bits.found
+    found.assign(tf.ones_like(found))
+    monkeypatch.setattr(twins.workers, "add_up", lambda tensors: [4 * tf.convert_to_tensor(one) for one in tensors])
+    twins.even_out()  # before a checkpoint: the first process's holds for all
+    assert np.all(found == 2)

@@ -66,12 +66,15 @@ def test_a_plan_keeps_its_budget_and_changes_no_number() -> None:
     assert plan.predicted_peak_bytes == pytest.approx(plan.peak_bytes, abs=ONE_MAP)
     assert any(part.runs > 1 for part in plan.parts)
     expected = step(made())
+    model.train_function = "without the plan"
     assert plan.apply(model) is model
+    assert model.train_function is None
     with pytest.raises(ValueError, match="has a plan already"):
         plan.apply(model)
     assert_same(step(model), expected)
+    model.train_function = "of the plan"  # a graph that Keras's fit has made
     plan.remove(model)
-    assert model.carried_plan is None
+    assert model.carried_plan is model.train_function is None
     with pytest.raises(InfeasibleBudgetError, match="the smallest that works"):
         zoo.plan(model, SHAPE, budget="1KB", times="counted", framework="tensorflow")
 

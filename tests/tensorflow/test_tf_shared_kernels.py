@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from small_networks import batch, network, one_step, tf
+from small_networks import batch, keras, network, one_step, tf
 
 from kernels import reference
 from tf_models.saving.shared_kernels import dequantize_shared, quantize_shared
+from tf_models.step import in_mixed_precision
 
 pytest.importorskip("numba", reason="the shared kernels need numba on a CPU")
 
@@ -45,6 +47,17 @@ def test_a_network_has_the_operators_gradients(mode: str) -> None:
         found.append(one_step(model, inputs, labels, mode)[: 1 + len(model.trainable_variables)])
     assert found[0][0] == found[1][0]
     assert all(np.allclose(*pair, rtol=1e-4, atol=1e-6) for pair in zip(*found, strict=True))
+
+
+def test_copies_and_files_keep_the_choice(tmp_path: Path) -> None:
+    model = network("resnet", dtype="float32", compressed=4)
+    model.code_kernels = "shared"
+    model.save(tmp_path / "resnet.keras")
+    copies = [keras.models.load_model(tmp_path / "resnet.keras"), keras.models.clone_model(model)]
+    assert [one.code_kernels for one in (*copies, in_mixed_precision(model))] == ["shared"] * 3
+    older = model.get_config()
+    del older["code_kernels"]
+    assert type(model).from_config(older).code_kernels == "operators"
 
 
 def test_what_cannot_be_is_refused() -> None:

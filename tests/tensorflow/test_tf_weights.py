@@ -81,3 +81,15 @@ def test_weights_of_another_network_or_flavour_are_refused(tmp_path: Path) -> No
         load_weights(network("resnet"), tmp_path / "w.safetensors")
     with pytest.raises(ValueError, match="must end with"):
         save_weights(network("resnet"), tmp_path / "w.h5")
+    assert not (tmp_path / "w.h5").exists()
+    for name in ("v.npz", "v.safetensors"):
+        with pytest.raises(FileNotFoundError, match=rf"{name} does not exist.*: give a file"):
+            load_weights(network("resnet"), tmp_path / name)
+
+
+def test_bfloat16_is_written_as_float32(tmp_path: Path) -> None:
+    model, other = network("resnet", dtype="bfloat16"), network("resnet", dtype="bfloat16")
+    other.parts["fc"].kernel.assign(tf.zeros_like(other.parts["fc"].kernel))
+    save_weights(model, tmp_path / "w.npz")
+    load_weights(other, tmp_path / "w.npz")
+    assert all(bool(tf.reduce_all(a == b)) for a, b in zip(model.variables, other.variables, strict=True))

@@ -167,7 +167,7 @@ def test_anything_else_that_differs_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_files_that_cannot_be_read(tmp_path: Path, suffix: str) -> None:
     model, path = DenseNet(**TINY), tmp_path / f"w{suffix}"
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=rf"load_weights: .*w{suffix} does not exist: give a file"):
         load_weights(model, path)
     save_weights(model, path)
     path.write_bytes(path.read_bytes()[:-100])
@@ -233,3 +233,16 @@ def test_one_parameter_under_two_names_is_refused(tmp_path: Path) -> None:
     torch.save(state | {"module.classifier.bias": state["classifier.bias"] + 1}, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match=r"classifier\.bias and module\.classifier\.bias are names of one and the"):
         load_weights(DenseNet(**TINY), tmp_path / "w.pth")
+
+
+def test_a_suffix_that_tells_no_format_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    model = DenseNet(**TINY)
+    for name in ("w.npz", "w.safetensor", "w"):
+        with pytest.raises(ValueError, match=rf"{name} must end with .*\.pth.* or \.safetensors"):
+            save_weights(model, tmp_path / name)
+    assert not list(tmp_path.iterdir())
+    save_weights(model, tmp_path / "w.pth")
+    with pytest.raises(FileNotFoundError, match=r"v\.pth does not exist; there are w\.pth: give"):
+        load_weights(model, tmp_path / "v.pth")
+    with pytest.raises(FileNotFoundError, match=r"is a folder, not a file; there are w\.pth"):
+        load_weights(model, tmp_path)

@@ -46,6 +46,10 @@ class LearntBits:
         scheme: with bits that are learnt.
         most: more tensors than the model keeps.
         norms: of the model.
+
+    Attributes:
+        bits: of tensors, by their number.
+        found: what was measured and is not settled yet.
     """
 
     def __init__(self, scheme: Scheme, most: int, norms: int) -> None:
@@ -55,12 +59,15 @@ class LearntBits:
         self.steps, self.is_in_step = 0, False
         self._graphs: dict[tuple[tuple[int, int], ...], int] = {}
         with tf.init_scope():
-            self._found = tf.Variable(tf.zeros([most]), trainable=False, name="needs_of_bits")
+            self.found = tf.Variable(tf.zeros([most]), trainable=False, name="needs_of_bits")
             self._measures = tf.Variable(False, trainable=False, name="measures_bits")
 
     @contextlib.contextmanager
-    def step(self) -> Iterator[int]:
+    def step(self, even_out: Callable[[Sequence[Any]], None] | None = None) -> Iterator[int]:
         """One training step; what comes is a number that is another one for other bits, and so for another graph.
+
+        Args:
+            even_out: gives variables the mean over all processes that train together, which then have the same bits.
 
         Raises:
             ValueError: under a strategy of several replicas, each of which would learn other bits.
@@ -70,7 +77,7 @@ class LearntBits:
                 f"compressed={self.scheme} under a strategy of several replicas: each would learn other bits; give a "
                 "fixed number of bits, such as compressed=2 or quant8"
             )
-        self._begin()
+        self._begin(even_out)
         self.is_in_step = True
         try:
             yield self._graphs.setdefault(tuple(sorted(self.bits.items())), len(self._graphs))
@@ -120,9 +127,9 @@ class LearntBits:
             found = tf.stack([tf.reduce_sum(one) if adds else tf.reduce_max(one) for one in parts])
             found = tf.where(tf.math.is_finite(found), found, 0.0)  # of a step that a loss scaler will skip
             numbers = [place.number for place, _ in places]
-            known = tf.gather(self._found, numbers)
+            known = tf.gather(self.found, numbers)
             both = known + found if adds else tf.maximum(known, found)
-            self._found.scatter_update(tf.IndexedSlices(both, numbers))
+            self.found.scatter_update(tf.IndexedSlices(both, numbers))
             return tf.constant(0)
 
         tf.cond(self._measures, write, lambda: tf.constant(0))
@@ -136,7 +143,7 @@ class LearntBits:
             "bits": bits,
             "places": np.array(places, np.int64).reshape(-1, 5),
             "steps": np.array([self.steps], np.int64),
-            "found": self._found.numpy(),
+            "found": self.found.numpy(),
         }
 
     def set_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -145,12 +152,14 @@ class LearntBits:
         rows = [[int(one) for one in row] for row in arrays["places"]]
         self.places = {(part, own): Place(number, bool(norm), count) for part, own, number, norm, count in rows}
         self.steps = int(arrays["steps"][0])
-        self._found.assign(arrays["found"])
+        self.found.assign(arrays["found"])
 
-    def _begin(self) -> None:
+    def _begin(self, even_out: Callable[[Sequence[Any]], None] | None = None) -> None:
         if self.steps and _is_measured(self.steps - 1):
-            self._settle(self._found.numpy())
-            self._found.assign(tf.zeros_like(self._found))
+            if even_out is not None:
+                even_out([self.found])
+            self._settle(self.found.numpy())
+            self.found.assign(tf.zeros_like(self.found))
         self._measures.assign(_is_measured(self.steps))
         self.steps += 1
 

@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tf_models.tensorflow_names import tf
+from tf_models.tensorflow_names import is_being_saved, tf
+
+SECOND_DERIVATIVE = (
+    "a second derivative through efficient=True or compressed is not offered: build the model without them"
+)
 
 
 def zero_after(*gradients: Any) -> Any:
-    """An int32 0 that is known only once all `gradients`, which have at least one element each, are.
+    """An int32 0 that is known only once all `gradients` are.
 
     No float is above infinity, and no compiler knows what it is told here.
 
@@ -24,8 +28,8 @@ def zero_after(*gradients: Any) -> Any:
     """
     zeros = []
     for gradient in gradients:
-        first = tf.reshape(gradient, [-1])[0]
-        zeros.append(tf.cast(first > tf.constant(float("inf"), first.dtype), tf.int32))
+        first = tf.reshape(gradient, [-1])[:1]  # of an empty batch, nothing
+        zeros.append(tf.reduce_sum(tf.cast(first > tf.constant(float("inf"), first.dtype), tf.int32)))
     return zeros[0] if len(zeros) == 1 else tf.add_n(zeros)
 
 
@@ -87,7 +91,7 @@ def with_gradient(
         def gradients(*incoming: Any) -> Any:
             @tf.custom_gradient
             def once(*both: Any) -> Any:
-                return tuple(backward(*both[: len(incoming)])), _refuse
+                return tuple(backward(*both[: len(incoming)])), _refusal(both)
 
             return [*once(*incoming, *held), *(None for _ in witnesses)]
 
@@ -103,14 +107,25 @@ def with_gradient(
 
 @tf.custom_gradient
 def _witness(source: Any) -> Any:
-    """One value of a source, by which a second derivative finds that there is a way to it.
+    """One value of a source, by which a second derivative finds that there is a way to it; none of an empty one.
 
     Gathered, because a slice would share the source's memory and keep all of it.
     """
-    return tf.gather(tf.reshape(tf.stop_gradient(source), [-1]), [0]), _refuse
+    values = tf.reshape(tf.stop_gradient(source), [-1])
+    return tf.gather(values, tf.range(tf.minimum(tf.size(values), 1))), _refusal([source])
 
 
-def _refuse(*_: Any) -> Any:
-    raise NotImplementedError(
-        "a second derivative through efficient=True or compressed is not offered: build the model without them"
-    )
+def _refusal(sources: Sequence[Any]) -> Callable[..., list[Any]]:
+    """The gradient of what has none.
+
+    A SavedModel holds the gradients of all that it holds, asked for or not: there it fails when it is run.
+    """
+    known = [] if tf.executing_eagerly() else list(sources)  # an eager tape would keep them
+
+    def refuse(*_: Any) -> list[Any]:
+        if not is_being_saved():
+            raise NotImplementedError(SECOND_DERIVATIVE)
+        with tf.control_dependencies([tf.debugging.Assert(False, [SECOND_DERIVATIVE])]):
+            return [tf.zeros_like(one) for one in known]
+
+    return refuse
