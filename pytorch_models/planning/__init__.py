@@ -21,6 +21,7 @@ from pytorch_models.planning.carry_out import apply_plan, planned_root, remove_p
 from pytorch_models.planning.fingerprint import fingerprint_of
 from pytorch_models.planning.graph import Pricing, cost_graph
 from pytorch_models.planning.parts import find_parts
+from pytorch_models.planning.race import step_seconds
 from pytorch_models.planning.settings import set_policy
 from pytorch_models.planning.step import as_call, autocasting, check_machine, default_loss, step_bytes
 from pytorch_models.planning.timeline import timeline_of
@@ -154,7 +155,8 @@ def _prepared(model: nn.Module, asked: Asked) -> Iterator[tuple[Search, Callable
         words |= {"input_shape": shape, "budget_bytes": limit, "plain_peak_bytes": plain_peak}
         measure = partial(_with_plan, copied, lambda: step_bytes(copied, args, kwargs, loss))
         timeline = partial(_with_plan, copied, lambda: timeline_of(copied, args, kwargs, loss))
-        yield Search(graph, measure, words, asked.max_noise, asked.solver), timeline
+        race = None if timed is None or asked.solver != "chain" else partial(step_seconds, model, asked.batch, loss)
+        yield Search(graph, measure, words, asked.max_noise, asked.solver, race=race), timeline
 
 
 def _in_words(model: nn.Module) -> str:

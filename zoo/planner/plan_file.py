@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -38,7 +38,7 @@ def checked_fields(found: Any, of_plan: type, of_part: type) -> dict[str, Any]:
 def _checked(found: Any, of: type, where: str, checks: Mapping[str, Check]) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise TypeError(f"{where.removesuffix('.')} must be an object, not {_short(found)}")
-    names = [field.name for field in fields(of)]
+    names = [field.name for field in fields(of) if field.name in found or field.default is MISSING]
     missing = [name for name in names if name not in found]
     if missing:
         raise ValueError(f"{where}{missing[0]} is missing")
@@ -100,6 +100,7 @@ PLAN_FIELDS: Mapping[str, Check] = MappingProxyType(
     {
         **dict.fromkeys(("framework", "model", "fingerprint"), _text),
         **dict.fromkeys(("predicted_seconds", "plain_seconds", "noise"), _seconds),
+        "step_seconds": lambda name, value: None if value is None else _seconds(name, value),
         "input_shape": _shape,
         "parts": _listed,
         "steps": _steps,
