@@ -90,15 +90,16 @@ def cost_of(run: Callable[..., Any], parameters: Sequence[Tensor], args: Any, kw
     left = sum(storages_of([p.grad for p in parameters if p.grad is not None]).values())
     for parameter in parameters:
         parameter.grad = None
+    before = sum(tensor.numel() * tensor.element_size() for tensor in inputs if tensor.requires_grad)
+    scratch = backward_peak - resident - gradient_bytes - before - left
     if taken_over and seen_input[0]:
         resident, keeps_output = resident + sum(taken_over.values()), True
-    before = sum(tensor.numel() * tensor.element_size() for tensor in inputs if tensor.requires_grad)
     return Cost(
         output_bytes,
         gradient_bytes,
         resident,
         max(0, forward_peak - resident - (0 if keeps_output else output_bytes)),
-        max(0, backward_peak - resident - gradient_bytes - before - left),
+        scratch,
         left,
         keeps_output or not output_bytes,
         seen_input[0] and not taken_over,
@@ -129,7 +130,7 @@ def backward_bytes_beside(
     for parameter in parameters:
         parameter.grad = None
     before = sum(tensor.numel() * tensor.element_size() for tensor in inputs if tensor.requires_grad)
-    return max(0, peak - at_start[0] - before - left)
+    return peak - at_start[0] - before - left
 
 
 def _kept_by(run: Callable[..., Any]) -> list[Tensor]:

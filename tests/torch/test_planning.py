@@ -133,8 +133,9 @@ def test_compressed_plans_change_no_output_and_round_without_bias() -> None:
     plan.apply(model)
     steps = [step(model, batch) for _ in range(30)]
     assert steps[0][0] == plan.peak_bytes <= plan.budget_bytes
-    draws = torch.stack([found["3.0.weight"] for _, found in steps])
-    exact = expected["3.0.weight"]
+    names = [name for name, _ in model.named_parameters()]
+    draws = torch.stack([torch.cat([found[name].flatten() for name in names]) for _, found in steps])
+    exact = torch.cat([expected[name].flatten() for name in names])
     one = float((draws[0] - exact).norm())
     assert float((draws.mean(0) - exact).norm()) < 4 * one / 30**0.5
     assert torch.equal(steps[0][1]["loss"], expected["loss"])
@@ -222,7 +223,20 @@ def test_shared_modules_and_frozen_parts_are_kept_as_they_are() -> None:
     assert_same(found, expected)
 
 
-def test_what_cannot_be_planned_is_refused_by_name() -> None:
+def test_layers_that_are_not_trained_leave_the_rest_to_be_planned() -> None:
+    """The last layers alone, layers in between; what a frozen one makes is let go, and in no plan is its gradient."""
+    for frozen in ((0, 1, 2), (1, 3)):
+        model, batch = plain_stack().double(), images()
+        for index in frozen:
+            model[index].requires_grad_(False)  # type: ignore[index]
+        plan = planned(model, batch, budget=0.5)
+        _, expected = step(copy.deepcopy(model), batch)
+        peak, found = step(plan.apply(model), batch)
+        assert peak == plan.peak_bytes <= plan.budget_bytes
+        assert_same(found, expected)
+
+
+def test_what_cannot_be_planned_is_refused_by_name(caplog: pytest.LogCaptureFixture) -> None:
     model, batch = made("plain stack")
     with pytest.raises(ValueError, match=r"gate \(Gate\) decides by values"):
         planned(DataDependent(), torch.randn(4, 8), budget=0.5)
@@ -242,5 +256,8 @@ def test_what_cannot_be_planned_is_refused_by_name() -> None:
     for bad, error in (("images", TypeError), ((0, 3, 8, 8), ValueError), (None, TypeError), (7, TypeError)):
         with pytest.raises(error, match="plan: "):
             planned(model, bad, budget=0.5)
+    with pytest.raises(ValueError, match=r"1 \(Linear\) cannot run on a batch of shape \(4, 3, 4\): .*12\] X \[10"):
+        planned(nn.Sequential(nn.Flatten(), nn.Linear(10, 5)), (4, 3, 4), budget=0.5)
+    assert not caplog.records, "one error, and no log of tensors without data"
     with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
         planned("resnet20", batch, budget=0.5)  # type: ignore[arg-type]
