@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from pytorch_models.devices import devices_for
+from pytorch_models.devices import check_device, devices_for
 from pytorch_models.planning.carry_out import apply_plan, planned_root, remove_plan
 from pytorch_models.planning.fingerprint import fingerprint_of
 from pytorch_models.planning.graph import Pricing, cost_graph
@@ -68,6 +68,10 @@ def make_plan(
     """
     asked = Asked(batch, budget, allow, max_noise, objective, loss, times, solver)
     _check(model)
+    if not isinstance(amp, bool):
+        raise TypeError(f"plan: amp must be True or False, not {amp!r}")
+    if device is not None:
+        check_device(device)
     placed = model if device is None else copy.deepcopy(model).to(devices_for(device)[0])
     with autocasting(placed, amp), _prepared(placed, asked) as (search, _):
         return planned(search, objective)

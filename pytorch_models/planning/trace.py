@@ -120,7 +120,7 @@ def trace(model: nn.Module, run: Callable[[], Tensor]) -> Trace:
     watcher = _Watcher({module: name for name, module in model.named_modules()})
     with watcher.hooked(model), watcher, _unlogged():
         try:
-            run()
+            end = run()
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             raise DataDependentError(
                 f"plan: {watcher.place()} decides by values what it computes, which cannot be planned for: {error}; "
@@ -132,6 +132,11 @@ def trace(model: nn.Module, run: Callable[[], Tensor]) -> Trace:
                 f"plan: {watcher.place()} cannot run on a batch of shape {shapes}: {error}; give a batch that the "
                 "model can be called with"
             ) from error
+    if not isinstance(end, Tensor) or not end.requires_grad:
+        raise ValueError(
+            "plan: what the loss gives has no gradient: is anything in the model trained, and is the loss a tensor "
+            "made of what the model gives?"
+        )
     if len(watcher.roots) != 1:
         raise ValueError(f"plan: the model's forward ran {len(watcher.roots)} times in one step, needed is once")
     found = watcher.roots[0]

@@ -43,6 +43,10 @@ def test_an_error_says_what_stands_in_the_way_and_what_it_would_take() -> None:
     with pytest.raises(InfeasibleBudgetError) as caught:
         within_budget(search_of(0), 5)
     assert "parameters" not in str(caught.value)
+    too_much = search_of(2)
+    too_much.measure = lambda plan: (plan.predicted_peak_bytes - 15, 0)  # a step that needs less than is predicted
+    with pytest.raises(InfeasibleBudgetError, match=r"options is \d+ bytes; give a larger budget"):
+        within_budget(too_much, 5)
 
 
 def test_what_can_only_be_kept_is_in_the_bound() -> None:

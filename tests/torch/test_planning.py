@@ -223,6 +223,17 @@ def test_shared_modules_and_frozen_parts_are_kept_as_they_are() -> None:
     assert_same(found, expected)
 
 
+def test_a_planned_model_runs_as_planned_under_torch_compile() -> None:
+    model, batch = made("plain stack")
+    plan = planned(model, batch, budget=0.5)
+    _, expected = step(copy.deepcopy(model), batch)
+    plan.apply(model)
+    compiled = torch.compile(model, backend="eager")
+    peak, found = step(compiled, batch)  # type: ignore[arg-type]
+    assert_same({name.removeprefix("_orig_mod."): value for name, value in found.items()}, expected)
+    assert peak == plan.peak_bytes
+
+
 def test_layers_that_are_not_trained_leave_the_rest_to_be_planned() -> None:
     """The last layers alone, layers in between; what a frozen one makes is let go, and in no plan is its gradient."""
     for frozen in ((0, 1, 2), (1, 3)):
@@ -250,12 +261,25 @@ def test_what_cannot_be_planned_is_refused_by_name(caplog: pytest.LogCaptureFixt
         ({"budget": 0.5, "objective": "beauty"}, ValueError, "objective"),
         ({"budget": 0.5, "times": "guessed"}, ValueError, "times"),
         ({"budget": 0.5, "max_noise": -1.0}, ValueError, "max_noise"),
+        ({"budget": 0.5, "max_noise": "x"}, TypeError, "max_noise"),
+        ({"budget": 0.5, "loss": 3}, TypeError, "loss must be a function"),
+        ({"budget": 0.5, "loss": lambda outputs: outputs.detach().sum()}, ValueError, "has no gradient"),
+        ({"budget": 0.5, "amp": "yes"}, TypeError, "amp must be"),
+        ({"budget": 0.5, "device": "cuda:99"}, ValueError, "device=cuda:99"),
     ):
         with pytest.raises(error, match=words):
             planned(model, batch, **asked)
-    for bad, error in (("images", TypeError), ((0, 3, 8, 8), ValueError), (None, TypeError), (7, TypeError)):
+    for bad, error in (
+        ("images", TypeError),
+        ((0, 3, 8, 8), ValueError),
+        (None, TypeError),
+        (7, TypeError),
+        ((2.5, 3), TypeError),
+    ):
         with pytest.raises(error, match="plan: "):
             planned(model, bad, budget=0.5)
+    with pytest.raises(ValueError, match="is anything in the model trained"):
+        planned(nn.Linear(3, 3).requires_grad_(False), (2, 3), budget=0.5)
     with pytest.raises(ValueError, match=r"1 \(Linear\) cannot run on a batch of shape \(4, 3, 4\): .*12\] X \[10"):
         planned(nn.Sequential(nn.Flatten(), nn.Linear(10, 5)), (4, 3, 4), budget=0.5)
     assert not caplog.records, "one error, and no log of tensors without data"

@@ -10,6 +10,7 @@ from typing import Any
 
 from zoo import frameworks
 from zoo.atomic_write import atomic_write
+from zoo.planner.kinds import KEEP
 from zoo.planner.plan_file import FORMAT, checked_fields
 from zoo.planner.steps import Steps, parts_of
 from zoo.report import MIB, format_table
@@ -33,6 +34,18 @@ class PlannedPart:
     plain_bytes: int
     kept_bytes: int
     seconds: float
+
+    @property
+    def decision(self) -> str:
+        """What was decided, in words.
+
+        Example:
+            >>> PlannedPart("layer1", "efficient", 2, 2**20, 0, 0.5).decision
+            'run again, efficient'
+        """
+        if self.runs == 1:
+            return self.choice
+        return "run again" if self.choice == KEEP else f"run again, {self.choice}"
 
 
 @dataclass(frozen=True)
@@ -63,7 +76,7 @@ class Plan:
         >>> made = {"framework": "torch", "model": "a net", "fingerprint": "f00d", "input_shape": (8, 3)}
         >>> plan = Plan(**made, parts=(part,), steps=((0,),), **peaks, **plain, predicted_seconds=0.5, noise=0.0)
         >>> print(plan.table().splitlines()[-1].split()[:4])
-        ['layer1', 'keep', '2', '1.0']
+        ['layer1', 'run', 'again', '2']
     """
 
     framework: str
@@ -187,7 +200,7 @@ class Plan:
         rows = [
             (
                 part.name,
-                part.choice,
+                part.decision,
                 str(part.runs),
                 f"{part.plain_bytes / MIB:.1f}",
                 f"{part.kept_bytes / MIB:.1f}",

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from zoo.choices import unknown
 from zoo.field_checks import check_integer, check_number
+from zoo.frameworks import FRAMEWORKS
 from zoo.planner.kinds import KINDS
 
 FORMAT = 1
@@ -96,9 +97,16 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
+def _framework(name: str, value: Any) -> str:
+    if _text(name, value) not in FRAMEWORKS:
+        raise ValueError(unknown(name, value, FRAMEWORKS))
+    return str(value)
+
+
 PLAN_FIELDS: Mapping[str, Check] = MappingProxyType(
     {
-        **dict.fromkeys(("framework", "model", "fingerprint"), _text),
+        **dict.fromkeys(("model", "fingerprint"), _text),
+        "framework": _framework,
         **dict.fromkeys(("predicted_seconds", "plain_seconds", "noise"), _seconds),
         "step_seconds": lambda name, value: None if value is None else _seconds(name, value),
         "input_shape": _shape,

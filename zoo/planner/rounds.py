@@ -169,13 +169,20 @@ class Search:
                 found.append((size, seconds))
         return tuple(found)
 
-    def in_the_way(self) -> str:
-        """Why a budget is too small, and what it would take."""
+    def in_the_way(self, smallest_bytes: int) -> str:
+        """Why a budget is too small, and what it would take.
+
+        Args:
+            smallest_bytes: the least that a plan was measured to need; what is predicted to be needed anyway is left
+                out where that is more.
+        """
         if self.once:
             return "give a larger budget or a smaller batch"
         lossy = any(option.noise for part in self.graph.parts for option in part.options)
         more = "" if lossy else ", or allow 'compress'"
-        return f"{lower_bound(self.graph)}; give a larger budget or a smaller batch{more}"
+        bound = lower_bound(self.graph)
+        why = f"{bound}; " if bound.total_bytes <= smallest_bytes else ""
+        return f"{why}give a larger budget or a smaller batch{more}"
 
     def keeping_all(self) -> list[Schedule]:
         """What may be done where memory is plenty: every part by its fastest option, or just kept."""
@@ -264,5 +271,5 @@ def within_budget(search: Search, budget_bytes: int, smallest: bool = False) -> 
     if best is None:
         best = min((search.plan(schedule) for schedule in search.least()), key=lambda plan: plan.peak_bytes)
         if best.peak_bytes > budget_bytes:
-            raise InfeasibleBudgetError(budget_bytes, best.peak_bytes, search.in_the_way())
+            raise InfeasibleBudgetError(budget_bytes, best.peak_bytes, search.in_the_way(best.peak_bytes))
     return best
