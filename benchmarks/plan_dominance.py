@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import statistics
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -13,6 +12,7 @@ from torch import nn
 
 import zoo
 from pytorch_models.planning import sweep_plans
+from pytorch_models.planning.alone import now
 from pytorch_models.planning.step import default_loss
 from zoo.planner import InfeasibleBudgetError, Plan
 from zoo.report import MIB
@@ -58,7 +58,8 @@ def rows_of(name: str, budgets: Sequence[float], allow: Sequence[str], times: st
 
 
 def measured_gain(model: nn.Module, shape: Sequence[int], plan: Plan, single: Plan, rounds: int) -> float:
-    """By how much a real step takes longer with `single` than with `plan`; medians of steps taken in turns."""
+    """By how much a real step takes longer with `single` than with `plan`; medians of steps taken in turns, on one thread in
+    CPU seconds."""
     torch.manual_seed(0)
     batch = torch.randn(*shape)
     models = [one.apply(copy.deepcopy(model)) for one in (plan, single)]
@@ -66,8 +67,8 @@ def measured_gain(model: nn.Module, shape: Sequence[int], plan: Plan, single: Pl
     for _ in range(rounds + 1):
         for taken, one in zip(seconds, models, strict=True):
             one.zero_grad(set_to_none=True)
-            start = time.perf_counter()
+            start = now("cpu")
             default_loss(one(batch)).backward()
-            taken.append(time.perf_counter() - start)
+            taken.append(now("cpu") - start)
     first, second = (statistics.median(taken[1:]) for taken in seconds)
     return second / first - 1

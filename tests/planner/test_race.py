@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from zoo.planner import CostGraph, Option, Part, Plan
+from zoo.planner.race import fastest
 from zoo.planner.rounds import Search
 from zoo.planner.study import planned, swept
 
@@ -53,6 +54,8 @@ def test_what_is_faster_in_a_real_step_is_the_plan() -> None:
     found = planned(search_of(race))
     assert choices(found) == {"efficient"}
     assert found.step_seconds == found.seconds == 1.0
+    assert fastest([found], found.peak_bytes) is found, "to the byte"
+    assert fastest([found], found.peak_bytes - 1) is None
     assert "1 s measured" in found.summary()
     assert all(plan.peak_bytes <= 80 for plan in race.ran), "nothing that does not fit takes a step"
     assert len(race.ran) == len({(plan.steps, *(part.choice for part in plan.parts)) for plan in race.ran})
