@@ -58,8 +58,8 @@ def rows_of(name: str, budgets: Sequence[float], allow: Sequence[str], times: st
 
 
 def measured_gain(model: nn.Module, shape: Sequence[int], plan: Plan, single: Plan, rounds: int) -> float:
-    """By how much a real step takes longer with `single` than with `plan`: medians of steps in turns; of CPU seconds, on
-    one thread."""
+    """By how much a real step takes longer with `single` than with `plan`: medians of steps in turns, in CPU
+    seconds on one thread."""
     torch.manual_seed(0)
     batch = torch.randn(*shape)
     models = [one.apply(copy.deepcopy(model)) for one in (plan, single)]

@@ -64,7 +64,19 @@ def test_what_is_faster_in_a_real_step_is_the_plan() -> None:
     assert choices(planned(search_of(loud, max_noise=1.5))) != {"4 bits"}
     assert all(plan.noise <= 1.5 for plan in loud.ran)
     slow = FastBy("efficient")
-    assert choices(planned(search_of(slow, None, 20.0, reruns=False))) == {"4 bits"}, "no step for what is far slower"
+    assert choices(planned(search_of(slow, None, 20.0, reruns=False))) != {"efficient"}, (
+        "no step for what is far slower"
+    )
+
+
+@pytest.mark.quick
+def test_one_rival_is_enough_and_none_is_the_plan_again() -> None:
+    assert choices(planned(search_of(FastBy("efficient"), 0.0, reruns=False))) == {"efficient"}
+    race = FastBy("efficient")
+    search = search_of(race)
+    plain = planned(replace(search, words={**search.words, "budget_bytes": 150}))
+    assert choices(plain) == {"efficient"}
+    assert len(race.ran) == len({(plan.steps, *(part.choice for part in plan.parts)) for plan in race.ran})
 
 
 @pytest.mark.quick
