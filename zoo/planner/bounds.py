@@ -13,7 +13,7 @@ class Bound:
 
     Args:
         part: its name.
-        way: "backward", or "forward", its first run.
+        way: "backward", or "forward", the run that keeps what that needs.
         own_bytes: what it keeps by the option that needs least, its scratch, the gradients of its output and input; or
             forward, what it makes at the least.
         input_bytes: its input, where it must be there and no part before keeps it; the chain's own is not counted.
@@ -74,7 +74,6 @@ def _backward(chain: CostGraph, part: Part, before: Part | None, kept: int, afte
 def _forward(part: Part, before: Part | None, kept: int) -> Bound:
     read, held = _source(before, needed=True)
     made = [o.resident_bytes + o.forward_bytes + (0 if o.keeps_output else part.output_bytes) for o in part.options]
-    made += [part.output_bytes + part.rerun.forward_bytes] if part.reruns else []
     return Bound(part.name, "forward", min(made), read, kept + held, 0)
 
 
