@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import statistics
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -13,6 +12,7 @@ from torch import nn
 
 import zoo
 from pytorch_models.planning import sweep_plans
+from pytorch_models.planning.alone import now
 from pytorch_models.planning.step import default_loss
 from zoo.planner import InfeasibleBudgetError, Plan
 from zoo.report import MIB
@@ -34,7 +34,8 @@ SHAPES: Mapping[str, tuple[int, ...]] = MappingProxyType(  # small batches: a st
 
 
 def rows_of(name: str, budgets: Sequence[float], allow: Sequence[str], times: str, rounds: int) -> Iterator[list[str]]:
-    """One row a budget; gains are how much longer a step by the best single technique takes."""
+    """One row a budget; gains are how much longer a step by the best single technique takes: as the planner has it, by
+    counting or by the steps it took, and measured again."""
     model, shape = zoo.create_model(name), SHAPES[name]
     sweep = sweep_plans(model, shape, budgets, allow=allow, times=times)
     for budget, plan in zip(budgets, sweep.plans, strict=True):
@@ -42,21 +43,23 @@ def rows_of(name: str, budgets: Sequence[float], allow: Sequence[str], times: st
         if isinstance(plan, InfeasibleBudgetError):
             yield [*row, f"smallest {plan.smallest_bytes / MIB:.1f} MiB", "", "", "", ""]
             continue
-        row.append(f"{plan.predicted_seconds / plan.plain_seconds:.3f}")
+        plain = sweep.methods["keep"].seconds
+        row.append(f"{plan.seconds / plain:.3f}")
         best = sweep.best_single(plan.budget_bytes)
         if best is None:
             yield [*row, "none fits", "", "", ""]
             continue
         single = sweep.methods[best]
-        row.append(f"{single.predicted_seconds / plan.plain_seconds:.3f}")
-        gain = single.predicted_seconds / plan.predicted_seconds - 1
-        same = (single.steps, [part.choice for part in single.parts]) == (plan.steps, [p.choice for p in plan.parts])
+        row.append(f"{single.seconds / plain:.3f}")
+        gain = single.seconds / plan.seconds - 1
+        same = single.decides_as(plan)
         measured = "the same plan" if same else f"{measured_gain(model, shape, plan, single, rounds):+.1%}"
         yield [*row, f"{gain:+.1%}", measured, best]
 
 
 def measured_gain(model: nn.Module, shape: Sequence[int], plan: Plan, single: Plan, rounds: int) -> float:
-    """By how much a real step takes longer with `single` than with `plan`; medians of steps taken in turns."""
+    """By how much a real step takes longer with `single` than with `plan`: medians of steps in turns, in CPU
+    seconds on one thread."""
     torch.manual_seed(0)
     batch = torch.randn(*shape)
     models = [one.apply(copy.deepcopy(model)) for one in (plan, single)]
@@ -64,8 +67,8 @@ def measured_gain(model: nn.Module, shape: Sequence[int], plan: Plan, single: Pl
     for _ in range(rounds + 1):
         for taken, one in zip(seconds, models, strict=True):
             one.zero_grad(set_to_none=True)
-            start = time.perf_counter()
+            start = now("cpu")
             default_loss(one(batch)).backward()
-            taken.append(time.perf_counter() - start)
+            taken.append(now("cpu") - start)
     first, second = (statistics.median(taken[1:]) for taken in seconds)
     return second / first - 1

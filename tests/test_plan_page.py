@@ -68,7 +68,7 @@ def test_a_page_holds_all_it_shows(study: PlanStudy, tmp_path: Path) -> None:
     page = Page(path.read_text(encoding="utf-8"))
     rows = [row for row in page.rows if row]
     assert [row[0] for row in rows] == list(NAMES)
-    assert rows[1] == ["layer<1>.0", "keep", "2", "9.00", "1.00", "0.25000"]
+    assert rows[1] == ["layer<1>.0", "run again", "2", "9.00", "1.00", "0.25000"]
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(images) == 3
     for attributes in images:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tf_models.allocations import LEAST_TOLD_BYTES, TELLS_ALL, Allocations, record
+from tf_models.allocations import LEAST_TOLD_BYTES, TELLS_ALL, Allocations, record_most
 from tf_models.devices import device_name, tensorflow_device
 from tf_models.step import END_OF_FORWARD, make_step, shaped_input
 from tf_models.tensorflow_names import tf
@@ -65,32 +66,21 @@ def measure_step(
     if not execute:
         mode = "xla"
     place = tensorflow_device(device)
-    kept = [variable.numpy() for variable in model.non_trainable_variables]
-    try:
-        with tf.device(place):
-            inputs, labels = random_batch(model, shape, dtype)
-            step = make_step(model, mode)
+    with _put_back(model), tf.device(place):
+        inputs, labels = random_batch(model, shape, dtype)
+        step = make_step(model, mode)
 
-            def run() -> Any:
-                return step(inputs, labels)
+        def run() -> Any:
+            return step(inputs, labels)
 
-            # One makes the graph, another lays out constants; or learns the bits, by which there is another graph.
-            found = (
-                _recorded(run, 1 if mode == "xla" and model.learnt_bits is None else 2)
-                if execute
-                else assigned_by_xla(step, inputs, labels)
-            )
-            seconds = _seconds(run, repeats) if execute and repeats else None
-    finally:
-        for variable, value in zip(model.non_trainable_variables, kept, strict=True):
-            variable.assign(value)
-    saves = model.policy.efficient or model.policy.compressed is not None or model.carried_plan is not None
-    if not found.peak_bytes or not (found.held_bytes or saves or mode == "xla"):
-        raise ValueError(
-            f"measure_step: no tensor that a step with input {shape} keeps has 256 KiB; TensorFlow tells of no "
-            f"smaller one on a CPU: give a larger batch, or mode='xla', or start the process with {TELLS_ALL}=true, "
-            "which makes it tell of all"
+        found = (
+            _recorded(run, 1 if mode == "xla" and model.learnt_bits is None else 2)
+            if execute
+            else assigned_by_xla(step, inputs, labels)
         )
+        seconds = _seconds(run, repeats) if execute and repeats else None
+    saves = model.policy.efficient or model.policy.compressed is not None or model.carried_plan is not None
+    _check_told(found, shape, needs_kept=mode != "xla" and not saves)
     held = found.held_bytes if mode != "xla" else found.largest_bytes
     return MemoryReport(
         model=type(model).__name__,
@@ -136,10 +126,46 @@ def random_batch(model: ZooModel, shape: tuple[int, ...], dtype: Any) -> tuple[A
     return tf.constant(shaped_input(model, images)), tf.zeros(shape[:1], tf.int64)
 
 
-def _recorded(run: Callable[[], Any], before: int) -> Allocations:
+def step_allocations(model: ZooModel, shape: tuple[int, ...]) -> Allocations:
+    """What a step in graph mode on the CPU allocates: of three, the one that needed most.
+
+    Raises:
+        ValueError: as `measure_step`.
+    """
+    with _put_back(model), tf.device(tensorflow_device("cpu")):
+        inputs, labels = random_batch(model, shape, np.float32)
+        step = make_step(model, "graph")
+        found = _recorded(lambda: step(inputs, labels), before=2, times=3)
+    _check_told(found, shape)
+    return found
+
+
+@contextlib.contextmanager
+def _put_back(model: ZooModel) -> Iterator[None]:
+    """What steps move, as it was before."""
+    kept = [variable.numpy() for variable in model.non_trainable_variables]
+    try:
+        yield
+    finally:
+        for variable, value in zip(model.non_trainable_variables, kept, strict=True):
+            variable.assign(value)
+
+
+def _check_told(found: Allocations, shape: tuple[int, ...], needs_kept: bool = False) -> None:
+    """Whether TensorFlow has told of any tensor, or also of one that is kept."""
+    if not found.peak_bytes or (needs_kept and not found.held_bytes):
+        raise ValueError(
+            f"measure_step: no tensor that a step with input {shape} keeps has 256 KiB; TensorFlow tells of no "
+            f"smaller one on a CPU: give a larger batch, or mode='xla', or start the process with {TELLS_ALL}=true, "
+            "which makes it tell of all"
+        )
+
+
+def _recorded(run: Callable[[], Any], before: int, times: int = 1) -> Allocations:
+    """After some runs: one makes the graph, another lays out constants; or learns the bits, and the graph is new."""
     for _ in range(before):
         run()
-    return record(run, END_OF_FORWARD)
+    return record_most(run, END_OF_FORWARD, times)
 
 
 def _seconds(run: Callable[[], Any], repeats: int) -> float:

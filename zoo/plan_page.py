@@ -75,7 +75,7 @@ def _figure(study: PlanStudy, name: str, caption: str) -> str:
 
 
 def _row(part: PlannedPart) -> str:
-    cells = [html.escape(part.name), html.escape(part.choice), str(part.runs)]
+    cells = [html.escape(part.name), html.escape(part.decision), str(part.runs)]
     cells += [f"{part.plain_bytes / MIB:.2f}", f"{part.kept_bytes / MIB:.2f}", f"{part.seconds:.5f}"]
     kind = "again" if part.runs > 1 else "kept" if part.choice == "keep" else "saving"
     return f'<tr class="{kind}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'

@@ -176,6 +176,8 @@ def planned_model(framework: str, model: Any, budget: int | float | str, batch_s
 
 
 def _package(framework: str | None, model: Any) -> ModuleType:
+    if isinstance(model, type):
+        raise TypeError(f"plan: needed is a model, not the class {model.__name__}: give {model.__name__}(...)")
     if isinstance(model, str):
         raise TypeError(f"plan: needed is a model, not the name {model!r}: give zoo.create_model({model!r})")
     return frameworks.load(framework or frameworks.framework_of(model) or "torch")

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from pytorch_models.devices import devices_for
+from pytorch_models.devices import check_device, devices_for
 from pytorch_models.planning.carry_out import apply_plan, planned_root, remove_plan
 from pytorch_models.planning.fingerprint import fingerprint_of
 from pytorch_models.planning.graph import Pricing, cost_graph
 from pytorch_models.planning.parts import find_parts
+from pytorch_models.planning.race import step_seconds
 from pytorch_models.planning.settings import set_policy
 from pytorch_models.planning.step import as_call, autocasting, check_machine, default_loss, step_bytes
 from pytorch_models.planning.timeline import timeline_of
@@ -67,6 +68,10 @@ def make_plan(
     """
     asked = Asked(batch, budget, allow, max_noise, objective, loss, times, solver)
     _check(model)
+    if not isinstance(amp, bool):
+        raise TypeError(f"plan: amp must be True or False, not {amp!r}")
+    if device is not None:
+        check_device(device)
     placed = model if device is None else copy.deepcopy(model).to(devices_for(device)[0])
     with autocasting(placed, amp), _prepared(placed, asked) as (search, _):
         return planned(search, objective)
@@ -154,7 +159,8 @@ def _prepared(model: nn.Module, asked: Asked) -> Iterator[tuple[Search, Callable
         words |= {"input_shape": shape, "budget_bytes": limit, "plain_peak_bytes": plain_peak}
         measure = partial(_with_plan, copied, lambda: step_bytes(copied, args, kwargs, loss))
         timeline = partial(_with_plan, copied, lambda: timeline_of(copied, args, kwargs, loss))
-        yield Search(graph, measure, words, asked.max_noise, asked.solver), timeline
+        race = None if timed is None or asked.solver != "chain" else partial(step_seconds, model, asked.batch, loss)
+        yield Search(graph, measure, words, asked.max_noise, asked.solver, race=race), timeline
 
 
 def _in_words(model: nn.Module) -> str:

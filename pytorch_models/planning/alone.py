@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from pytorch_models.tracker import MemoryTracker
 Configured: TypeAlias = Callable[[nn.Module], contextlib.AbstractContextManager[Any]]
 FLOPS_PER_SECOND, BYTES_PER_SECOND = 5e10, 1e10  # of one core, about: only their ratio matters to a plan
 HOST_BYTES_PER_SECOND = BYTES_PER_SECOND / 50  # a bus beside a GPU's own memory, about
-SAMPLE_SECONDS = 0.02  # of work that one timed run of a part is cut down to
+SAMPLE_SECONDS = 0.1  # of work that one timed run of a part is cut down to: less, and calls are timed, not work
 REPEATS = 3
 
 
@@ -55,7 +54,7 @@ class Cost:
 def cost_of(run: Callable[..., Any], parameters: Sequence[Tensor], args: Any, kwargs: Any) -> Cost:
     """Run a part forward and backward on its own, counting; everything is on FakeTensors."""
     torch.clear_autocast_cache()  # weights that another run has cast
-    args, kwargs = _fresh((args, kwargs))
+    args, kwargs = fresh((args, kwargs))
     inputs = tensors_in((args, kwargs))
     given = {storage_of(tensor) for tensor in inputs}
     for parameter in parameters:
@@ -91,15 +90,16 @@ def cost_of(run: Callable[..., Any], parameters: Sequence[Tensor], args: Any, kw
     left = sum(storages_of([p.grad for p in parameters if p.grad is not None]).values())
     for parameter in parameters:
         parameter.grad = None
+    before = sum(tensor.numel() * tensor.element_size() for tensor in inputs if tensor.requires_grad)
+    scratch = backward_peak - resident - gradient_bytes - before - left
     if taken_over and seen_input[0]:
         resident, keeps_output = resident + sum(taken_over.values()), True
-    before = sum(tensor.numel() * tensor.element_size() for tensor in inputs if tensor.requires_grad)
     return Cost(
         output_bytes,
         gradient_bytes,
         resident,
         max(0, forward_peak - resident - (0 if keeps_output else output_bytes)),
-        max(0, backward_peak - resident - gradient_bytes - before - left),
+        scratch,
         left,
         keeps_output or not output_bytes,
         seen_input[0] and not taken_over,
@@ -113,7 +113,7 @@ def backward_bytes_beside(
 ) -> int:
     """A part's scratch in the backward pass where `reader`, which runs after it, hands it the gradient itself."""
     torch.clear_autocast_cache()  # weights that another run has cast
-    args, kwargs = _fresh((args, kwargs))
+    args, kwargs = fresh((args, kwargs))
     inputs, at_start = tensors_in((args, kwargs)), [0]
     with MemoryTracker((*parameters, *inputs), device_type_of((*inputs, *parameters))) as tracker:
 
@@ -130,7 +130,7 @@ def backward_bytes_beside(
     for parameter in parameters:
         parameter.grad = None
     before = sum(tensor.numel() * tensor.element_size() for tensor in inputs if tensor.requires_grad)
-    return max(0, peak - at_start[0] - before - left)
+    return peak - at_start[0] - before - left
 
 
 def _kept_by(run: Callable[..., Any]) -> list[Tensor]:
@@ -145,7 +145,7 @@ def seconds_of(
     batch: int,
     estimate: float,
 ) -> tuple[float, float]:
-    """Median forward and backward seconds of a real part, timed on a part of the batch and scaled to all of it.
+    """Least forward and backward seconds of a real part, timed on a part of the batch and scaled to all of it.
 
     Args:
         configured: gives a module as a function that keeps by the kind to be timed.
@@ -163,10 +163,10 @@ def _real_seconds(
     part: nn.Module, configured: Configured, args: Any, kwargs: Any, batch: int, share: int
 ) -> tuple[float, float]:
     with configured(part) as run:
-        args, kwargs = _fresh((args, kwargs), lambda tensor: _random(tensor, batch, share))
+        args, kwargs = fresh((args, kwargs), lambda tensor: random_share(tensor, batch, share))
         forward, backward = zip(*(_timed(run, part, args, kwargs) for _ in range(REPEATS + 1)), strict=True)
     scale = batch / share
-    return statistics.median(forward[1:]) * scale, statistics.median(backward[1:]) * scale
+    return min(forward[1:]) * scale, min(backward[1:]) * scale
 
 
 def _timed(run: Callable[..., Any], part: nn.Module, args: Any, kwargs: Any) -> tuple[float, float]:
@@ -184,13 +184,18 @@ def _timed(run: Callable[..., Any], part: nn.Module, args: Any, kwargs: Any) -> 
 
 
 def _now(devices: set[torch.device]) -> float:
-    for device in devices:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-    return time.perf_counter()
+    return now("cuda" if any(device.type == "cuda" for device in devices) else "cpu")
 
 
-def _random(tensor: Tensor, batch: int, share: int) -> Tensor:
+def now(device_type: str) -> float:
+    """Seconds, when all is done: of the clock; on one thread of a CPU, of the process, whatever others do."""
+    if device_type == "cuda":
+        torch.cuda.synchronize()
+    return time.process_time() if device_type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def random_share(tensor: Tensor, batch: int, share: int) -> Tensor:
+    """A tensor like one that is of a batch, of so many of its samples, and with values: floats drawn, the rest 0."""
     shape = list(tensor.shape)
     if shape and batch and shape[0] % batch == 0:
         shape[0] = shape[0] // batch * share
@@ -201,10 +206,10 @@ def _random(tensor: Tensor, batch: int, share: int) -> Tensor:
     return made.contiguous(memory_format=torch.channels_last) if channels_last and not tensor.is_contiguous() else made
 
 
-def _fresh(values: Any, make: Callable[[Tensor], Tensor] | None = None) -> Any:
+def fresh(values: Any, make: Callable[[Tensor], Tensor] | None = None) -> Any:
     """The same nested values with tensors of their own; one that wants a gradient is no leaf, as inside a network."""
 
-    def fresh(tensor: Tensor) -> Tensor:
+    def again(tensor: Tensor) -> Tensor:
         if id(tensor) not in made:
             like = (
                 make(tensor)
@@ -216,7 +221,7 @@ def _fresh(values: Any, make: Callable[[Tensor], Tensor] | None = None) -> Any:
         return made[id(tensor)]
 
     made: dict[int, Tensor] = {}
-    return tree_map_only(Tensor, fresh, values)
+    return tree_map_only(Tensor, again, values)
 
 
 class _Start(torch.autograd.Function):

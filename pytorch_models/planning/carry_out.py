@@ -123,7 +123,9 @@ class PlannedForward:
         self.stretch: Steps = ()
         self.coded = ""  # the kind that is brought about from outside
 
+    @torch.compiler.disable
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run as planned; under `torch.compile`, operator by operator."""
         if self.is_root and (_now() is None or _now().root is not self.root):  # type: ignore[union-attr]
             return self._whole(*args, **kwargs)
         running = _now()

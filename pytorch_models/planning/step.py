@@ -33,6 +33,8 @@ def as_call(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, An
     if not isinstance(batch, Sequence) or isinstance(batch, str) or not len(batch):
         raise TypeError(f"plan: batch must be a tensor, a shape, or the model's arguments, not {batch!r}")
     if not all(isinstance(size, int) and not isinstance(size, bool) for size in batch):
+        if not tensors_in(tuple(batch)):
+            raise TypeError(f"plan: a batch's shape needs whole numbers, and arguments need a tensor, not {batch!r}")
         return tuple(batch), {}
     if min(batch) < 1:
         raise ValueError(f"plan: a batch's shape needs positive sizes, the batch first, not {tuple(batch)}")

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -112,23 +114,49 @@ def trace(model: nn.Module, run: Callable[[], Tensor]) -> Trace:
 
     Raises:
         DataDependentError: naming the module whose control flow depends on values.
-        ValueError: the model's own forward was not called, or more than once.
+        ValueError: the batch is none for the model, naming the module where it fails; or the model's own forward was
+            not called, or more than once.
     """
     watcher = _Watcher({module: name for name, module in model.named_modules()})
-    with watcher.hooked(model), watcher:
+    with watcher.hooked(model), watcher, _unlogged():
         try:
-            run()
+            end = run()
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
-            where = watcher.stack[-1] if watcher.stack else None
-            name = "the loss" if where is None else f"{where.name or 'the model'} ({type(where.module).__name__})"
             raise DataDependentError(
-                f"plan: {name} decides by values what it computes, which cannot be planned for: {error}; plan a module "
-                "that does not contain it"
+                f"plan: {watcher.place()} decides by values what it computes, which cannot be planned for: {error}; "
+                "plan a module that does not contain it"
             ) from None
+        except RuntimeError as error:
+            shapes = ", ".join(str(tuple(one.shape)) for one in watcher.given())
+            raise ValueError(
+                f"plan: {watcher.place()} cannot run on a batch of shape {shapes}: {error}; give a batch that the "
+                "model can be called with"
+            ) from error
+    if not isinstance(end, Tensor) or not end.requires_grad:
+        raise ValueError(
+            "plan: what the loss gives has no gradient: is anything in the model trained, and is the loss a tensor "
+            "made of what the model gives?"
+        )
     if len(watcher.roots) != 1:
         raise ValueError(f"plan: the model's forward ran {len(watcher.roots)} times in one step, needed is once")
     found = watcher.roots[0]
     return Trace(found, watcher.born, watcher.read, watcher.saved, watcher.counts, watcher.alive)
+
+
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    """Torch also logs, with its traceback, what an operator on tensors without data raises: not in this thread."""
+    thread = threading.get_ident()
+
+    def is_of_others(record: logging.LogRecord) -> bool:
+        return record.thread != thread
+
+    log = logging.getLogger(FakeTensorMode.__module__)
+    log.addFilter(is_of_others)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_of_others)
 
 
 class _Watcher(TorchDispatchMode):
@@ -158,6 +186,16 @@ class _Watcher(TorchDispatchMode):
                 self.born[key] = number
                 self.alive.append(tensor.untyped_storage())
         return results
+
+    def place(self) -> str:
+        """The module that is running, in words."""
+        if not self.stack:
+            return "the loss" if self.roots else "the model"
+        return f"{self.stack[-1].name or 'the model'} ({type(self.stack[-1].module).__name__})"
+
+    def given(self) -> list[Tensor]:
+        """What the model was called with."""
+        return self.roots[0].inputs if self.roots else []
 
     @contextlib.contextmanager
     def hooked(self, model: nn.Module) -> Iterator[None]:

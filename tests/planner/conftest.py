@@ -112,7 +112,9 @@ def random_chain() -> Callable[..., CostGraph]:
             listed.append(Part(f"part {index}", output, made_of))
             if rigid:
                 left, reruns, joins = int(rng.integers(0, 5)), bool(rng.integers(4)), bool(rng.integers(3))
-                listed[-1] = replace(listed[-1], left_bytes=left, reruns=reruns, joins=joins)
+                early = min(left, output) * int(rng.integers(2))  # what it keeps goes before that comes
+                made_of = tuple(replace(one, backward_bytes=one.backward_bytes - early) for one in made_of)
+                listed[-1] = Part(f"part {index}", output, made_of, left_bytes=left, reruns=reruns, joins=joins)
         return CostGraph.chain(listed, input_gradient_bytes=int(rng.integers(0, 4)))
 
     def option(rng: np.random.Generator, output: int, drop: bool) -> Option:

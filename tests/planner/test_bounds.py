@@ -43,6 +43,30 @@ def test_an_error_says_what_stands_in_the_way_and_what_it_would_take() -> None:
     with pytest.raises(InfeasibleBudgetError) as caught:
         within_budget(search_of(0), 5)
     assert "parameters" not in str(caught.value)
+    too_much = search_of(2)
+    too_much.measure = lambda plan: (plan.predicted_peak_bytes - 15, 0)  # a step that needs less than is predicted
+    with pytest.raises(InfeasibleBudgetError, match=r"options is \d+ bytes; give a larger budget"):
+        within_budget(too_much, 5)
+
+
+def test_what_can_only_be_kept_is_in_the_bound() -> None:
+    """And what is needed forward alone, as of layers that are not trained."""
+    fixed = Part("fixed", 4, (Option("keep", 30, 1.0, 2.0),), reruns=False)
+    loose = Part("loose", 4, (Option("keep", 3, 1.0, 2.0, keeps_output=False),), reruns=False)
+    free = Part("free", 4, (Option("keep", 10, 1.0, 2.0),))
+    bound = lower_bound(CostGraph.chain([fixed, loose, free]))
+    assert (bound.part, bound.way, bound.kept_bytes, bound.input_bytes, bound.own_bytes) == (
+        "free",
+        "backward",
+        33,
+        4,
+        18,
+    )
+    assert "33 of parts before it that can only be kept" in str(bound)
+    frozen = Part("frozen", 40, (Option("keep", 0, 1.0, 0.0, keeps_output=False, needs_input=False),), 0, reruns=False)
+    bound = lower_bound(CostGraph.chain([frozen, frozen, free]))
+    assert (bound.part, bound.way, bound.total_bytes) == ("frozen", "forward", 80)
+    assert smallest_schedule(CostGraph.chain([frozen, frozen, free])).peak_bytes == 84, "and a gradient of 4"
 
 
 @pytest.mark.quick

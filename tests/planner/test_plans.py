@@ -146,6 +146,7 @@ def test_a_plan_is_a_file_and_a_table(plan: Plan, tmp_path: Path) -> None:
     assert "peak 1.0 MiB (25% of plain) of a budget of 2.0 MiB" in text
     assert "1.50x of plain" in text
     assert "exact" in text
+    assert text.splitlines()[-3].split()[:4] == ["a", "run", "again", "2"]
     assert len(plan.table().splitlines()) == 2 + 3
     with pytest.raises(dataclasses.FrozenInstanceError):
         plan.steps = ()  # type: ignore[misc]
@@ -158,6 +159,7 @@ def test_a_plan_is_a_file_and_a_table(plan: Plan, tmp_path: Path) -> None:
         lambda text: "[1, 2]",
         lambda text: "null",
         lambda text: json.dumps({**json.loads(text), "format": 99}),
+        lambda text: json.dumps({**json.loads(text), "framework": "jax"}),
         lambda text: json.dumps({name: value for name, value in json.loads(text).items() if name != "steps"}),
         lambda text: json.dumps({**json.loads(text), "steps": [0, [1]]}),
         lambda text: text[: len(text) // 2],

@@ -31,6 +31,8 @@ def test_the_doors_of_the_zoo(monkeypatch: pytest.MonkeyPatch) -> None:
         zoo.create_model("resnet20", budget=0.5, efficient=True)
     with pytest.raises(TypeError, match="give a batch or its shape"):
         zoo.plan(plain_stack(), 4, budget=0.5)
+    with pytest.raises(TypeError, match=r"not the class Linear: give Linear\("):
+        zoo.plan(nn.Linear, 4, budget=0.5)
     with pytest.raises(TypeError, match=r"needed is a model.*zoo\.create_model\('resnet20'\)"):
         zoo.plan("resnet20", 4, budget=0.5)
     text = zoo.create_model("lstm_text", hidden_size=16)

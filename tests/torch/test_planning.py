@@ -112,7 +112,8 @@ def test_planning_touches_nothing() -> None:
     modes = [module.training for module in model.modules()]
     policies = [vars(module).get("policy") for module in model.modules()]
     random = torch.get_rng_state()
-    make_plan(model, batch, budget=0.9, allow=("recompute", "compress"))
+    plan = make_plan(model, batch, budget=0.9, allow=("recompute", "compress"))
+    assert plan.step_seconds is not None, "real steps were taken"
     assert torch.equal(torch.get_rng_state(), random)
     after = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
@@ -132,8 +133,9 @@ def test_compressed_plans_change_no_output_and_round_without_bias() -> None:
     plan.apply(model)
     steps = [step(model, batch) for _ in range(30)]
     assert steps[0][0] == plan.peak_bytes <= plan.budget_bytes
-    draws = torch.stack([found["3.0.weight"] for _, found in steps])
-    exact = expected["3.0.weight"]
+    names = [name for name, _ in model.named_parameters()]
+    draws = torch.stack([torch.cat([found[name].flatten() for name in names]) for _, found in steps])
+    exact = torch.cat([expected[name].flatten() for name in names])
     one = float((draws[0] - exact).norm())
     assert float((draws.mean(0) - exact).norm()) < 4 * one / 30**0.5
     assert torch.equal(steps[0][1]["loss"], expected["loss"])
@@ -221,7 +223,31 @@ def test_shared_modules_and_frozen_parts_are_kept_as_they_are() -> None:
     assert_same(found, expected)
 
 
-def test_what_cannot_be_planned_is_refused_by_name() -> None:
+def test_a_planned_model_runs_as_planned_under_torch_compile() -> None:
+    model, batch = made("plain stack")
+    plan = planned(model, batch, budget=0.5)
+    _, expected = step(copy.deepcopy(model), batch)
+    plan.apply(model)
+    compiled = torch.compile(model, backend="eager")
+    peak, found = step(compiled, batch)  # type: ignore[arg-type]
+    assert_same({name.removeprefix("_orig_mod."): value for name, value in found.items()}, expected)
+    assert peak == plan.peak_bytes
+
+
+def test_layers_that_are_not_trained_leave_the_rest_to_be_planned() -> None:
+    """The last layers alone, layers in between; what a frozen one makes is let go, and in no plan is its gradient."""
+    for frozen in ((0, 1, 2), (1, 3)):
+        model, batch = plain_stack().double(), images()
+        for index in frozen:
+            model[index].requires_grad_(False)  # type: ignore[index]
+        plan = planned(model, batch, budget=0.5)
+        _, expected = step(copy.deepcopy(model), batch)
+        peak, found = step(plan.apply(model), batch)
+        assert peak == plan.peak_bytes <= plan.budget_bytes
+        assert_same(found, expected)
+
+
+def test_what_cannot_be_planned_is_refused_by_name(caplog: pytest.LogCaptureFixture) -> None:
     model, batch = made("plain stack")
     with pytest.raises(ValueError, match=r"gate \(Gate\) decides by values"):
         planned(DataDependent(), torch.randn(4, 8), budget=0.5)
@@ -235,11 +261,27 @@ def test_what_cannot_be_planned_is_refused_by_name() -> None:
         ({"budget": 0.5, "objective": "beauty"}, ValueError, "objective"),
         ({"budget": 0.5, "times": "guessed"}, ValueError, "times"),
         ({"budget": 0.5, "max_noise": -1.0}, ValueError, "max_noise"),
+        ({"budget": 0.5, "max_noise": "x"}, TypeError, "max_noise"),
+        ({"budget": 0.5, "loss": 3}, TypeError, "loss must be a function"),
+        ({"budget": 0.5, "loss": lambda outputs: outputs.detach().sum()}, ValueError, "has no gradient"),
+        ({"budget": 0.5, "amp": "yes"}, TypeError, "amp must be"),
+        ({"budget": 0.5, "device": "cuda:99"}, ValueError, "device=cuda:99"),
     ):
         with pytest.raises(error, match=words):
             planned(model, batch, **asked)
-    for bad, error in (("images", TypeError), ((0, 3, 8, 8), ValueError), (None, TypeError), (7, TypeError)):
+    for bad, error in (
+        ("images", TypeError),
+        ((0, 3, 8, 8), ValueError),
+        (None, TypeError),
+        (7, TypeError),
+        ((2.5, 3), TypeError),
+    ):
         with pytest.raises(error, match="plan: "):
             planned(model, bad, budget=0.5)
+    with pytest.raises(ValueError, match="is anything in the model trained"):
+        planned(nn.Linear(3, 3).requires_grad_(False), (2, 3), budget=0.5)
+    with pytest.raises(ValueError, match=r"1 \(Linear\) cannot run on a batch of shape \(4, 3, 4\): .*12\] X \[10"):
+        planned(nn.Sequential(nn.Flatten(), nn.Linear(10, 5)), (4, 3, 4), budget=0.5)
+    assert not caplog.records, "one error, and no log of tensors without data"
     with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
         planned("resnet20", batch, budget=0.5)  # type: ignore[arg-type]

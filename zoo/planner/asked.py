@@ -10,6 +10,7 @@ from typing import Any
 from zoo.choices import unknown
 from zoo.planner.adapt import PlanChangedWarning
 from zoo.planner.budget import parse_budget
+from zoo.planner.graph import check_amount
 from zoo.planner.kinds import check_allowed
 from zoo.planner.plan import Plan
 from zoo.planner.rounds import SOLVERS
@@ -43,6 +44,10 @@ class Asked:
 
     def __post_init__(self) -> None:
         allowed = check_asked(self.budget, self.allow, self.objective, self.times, self.solver)
+        if self.max_noise is not None:
+            check_amount("plan: max_noise", self.max_noise)
+        if self.loss is not None and not callable(self.loss):
+            raise TypeError(f"plan: loss must be a function of what the model gives, not {self.loss!r}")
         object.__setattr__(self, "allow", allowed)
 
     @property

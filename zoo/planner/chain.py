@@ -64,7 +64,7 @@ class ChainSolver:
     Args:
         chain: L parts.
         slots: units in which the peak of keeping everything is counted; None = 1000, fewer for long chains.
-            Time and memory grow with slots * L^3 / 6 and slots * L^2 * 16 bytes.
+            Time and memory grow with slots * L^3 / 6 and slots * L^2 * 8 bytes.
 
     Raises:
         ValueError: the graph is not a chain, or slots is less than 1.

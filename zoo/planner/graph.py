@@ -23,7 +23,8 @@ class Option:
         resident_bytes: what stays from its forward until its backward, its input not counted.
         forward_seconds, backward_seconds: what it takes.
         forward_bytes, backward_bytes: what is allocated only while it runs, beside its input, its output, its resident
-            bytes and (backward) the gradients of its output and input.
+            bytes and (backward) the gradients of its output and input and what the part leaves; backward, less than 0
+            where not all of that lies there at one moment.
         keeps_output: whether the part's output is among the resident bytes.
         needs_input: whether its backward reads the part's input again; False = what it needs of it is resident.
         noise: variance that it adds to the gradient, in any unit that adds up; 0 = exact.
@@ -46,8 +47,9 @@ class Option:
 
     def __post_init__(self) -> None:
         where = f"option {self.kind!r}"
-        for name in ("resident_bytes", "forward_bytes", "backward_bytes"):
+        for name in ("resident_bytes", "forward_bytes"):
             check_bytes(f"{where}: {name}", getattr(self, name))
+        check_bytes(f"{where}: backward_bytes", abs(self.backward_bytes))
         for name in ("forward_seconds", "backward_seconds", "noise"):
             check_amount(f"{where}: {name}", getattr(self, name))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from zoo import frameworks
 from zoo.atomic_write import atomic_write
+from zoo.planner.kinds import KEEP
 from zoo.planner.plan_file import FORMAT, checked_fields
 from zoo.planner.steps import Steps, parts_of
 from zoo.report import MIB, format_table
@@ -34,6 +35,18 @@ class PlannedPart:
     kept_bytes: int
     seconds: float
 
+    @property
+    def decision(self) -> str:
+        """What was decided, in words.
+
+        Example:
+            >>> PlannedPart("layer1", "efficient", 2, 2**20, 0, 0.5).decision
+            'run again, efficient'
+        """
+        if self.runs == 1:
+            return self.choice
+        return "run again" if self.choice == KEEP else f"run again, {self.choice}"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -54,6 +67,7 @@ class Plan:
         saved_bytes: measured at the end of the forward pass.
         plain_peak_bytes, plain_seconds: the same model with every part as it is.
         noise: variance of what compressed parts round, over the variance of all that is kept; 0 = exact.
+        step_seconds: of a real step with the plan, where such were taken to choose by; see `zoo.planner.race`.
 
     Example:
         >>> part = PlannedPart("layer1", "keep", 2, 2**20, 2**20, 0.5)
@@ -62,7 +76,7 @@ class Plan:
         >>> made = {"framework": "torch", "model": "a net", "fingerprint": "f00d", "input_shape": (8, 3)}
         >>> plan = Plan(**made, parts=(part,), steps=((0,),), **peaks, **plain, predicted_seconds=0.5, noise=0.0)
         >>> print(plan.table().splitlines()[-1].split()[:4])
-        ['layer1', 'keep', '2', '1.0']
+        ['layer1', 'run', 'again', '2']
     """
 
     framework: str
@@ -79,6 +93,7 @@ class Plan:
     plain_peak_bytes: int
     plain_seconds: float
     noise: float
+    step_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if parts_of(self.steps) != list(range(len(self.parts))):
@@ -121,6 +136,16 @@ class Plan:
             return False
         return carried == self or (carried.framework != self.framework and carried.fingerprint == self.fingerprint)
 
+    @property
+    def seconds(self) -> float:
+        """Of a step: of a real one where such were taken, else as predicted."""
+        return self.predicted_seconds if self.step_seconds is None else self.step_seconds
+
+    def decides_as(self, other: Plan) -> bool:
+        """Whether another plan runs and keeps everything as this one does."""
+        choices = ([part.choice for part in plan.parts] for plan in (self, other))
+        return self.steps == other.steps and next(choices) == next(choices)
+
     def is_of_other_model(self, fingerprint: str, kind: str) -> str:
         """Why the plan is not for a model of such a fingerprint; "" = it is."""
         if fingerprint == self.fingerprint:
@@ -161,12 +186,13 @@ class Plan:
         shape = " x ".join(str(size) for size in self.input_shape)
         share = f" ({self.peak_bytes / self.plain_peak_bytes:.0%} of plain)" if self.plain_peak_bytes else ""
         slower = f", {self.predicted_seconds / self.plain_seconds:.2f}x of plain" if self.plain_seconds else ""
+        real = "" if self.step_seconds is None else f"; {self.step_seconds:.3g} s measured"
         exact = "exact" if not self.noise else f"compressed, noise {self.noise:.2g} of the kept values' variance"
         return (
             f"{self.model}, input {shape}: {exact}\n"
             f"peak {self.peak_bytes / MIB:.1f} MiB{share} of a budget of {self.budget_bytes / MIB:.1f} MiB, predicted "
             f"{self.predicted_peak_bytes / MIB:.1f}; plain {self.plain_peak_bytes / MIB:.1f} MiB\n"
-            f"step {self.predicted_seconds:.3g} s predicted{slower}"
+            f"step {self.predicted_seconds:.3g} s predicted{slower}{real}"
         )
 
     def table(self) -> str:
@@ -174,7 +200,7 @@ class Plan:
         rows = [
             (
                 part.name,
-                part.choice,
+                part.decision,
                 str(part.runs),
                 f"{part.plain_bytes / MIB:.1f}",
                 f"{part.kept_bytes / MIB:.1f}",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from zoo.choices import unknown
 from zoo.field_checks import check_integer, check_number
+from zoo.frameworks import FRAMEWORKS
 from zoo.planner.kinds import KINDS
 
 FORMAT = 1
@@ -38,7 +39,7 @@ def checked_fields(found: Any, of_plan: type, of_part: type) -> dict[str, Any]:
 def _checked(found: Any, of: type, where: str, checks: Mapping[str, Check]) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise TypeError(f"{where.removesuffix('.')} must be an object, not {_short(found)}")
-    names = [field.name for field in fields(of)]
+    names = [field.name for field in fields(of) if field.name in found or field.default is MISSING]
     missing = [name for name in names if name not in found]
     if missing:
         raise ValueError(f"{where}{missing[0]} is missing")
@@ -96,10 +97,18 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
+def _framework(name: str, value: Any) -> str:
+    if _text(name, value) not in FRAMEWORKS:
+        raise ValueError(unknown(name, value, FRAMEWORKS))
+    return str(value)
+
+
 PLAN_FIELDS: Mapping[str, Check] = MappingProxyType(
     {
-        **dict.fromkeys(("framework", "model", "fingerprint"), _text),
+        **dict.fromkeys(("model", "fingerprint"), _text),
+        "framework": _framework,
         **dict.fromkeys(("predicted_seconds", "plain_seconds", "noise"), _seconds),
+        "step_seconds": lambda name, value: None if value is None else _seconds(name, value),
         "input_shape": _shape,
         "parts": _listed,
         "steps": _steps,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -36,6 +36,7 @@ class Search:
         max_noise: None = any.
         solver: "chain", the dynamic programme; "milp", the joint 0-1 programme of a small graph.
         once: what runs again can do so once only, and what is measured is what the framework itself predicts.
+        race: plans -> seconds of a real step with each, in turns, or [] where none is taken; see `zoo.planner.race`.
 
     Raises:
         ValueError: a graph too large for "milp".
@@ -47,6 +48,7 @@ class Search:
     max_noise: float | None = None
     solver: str = "chain"
     once: bool = False
+    race: Callable[[Sequence[Plan]], Sequence[float]] | None = None
 
     def __post_init__(self) -> None:
         if self.solver == "milp":
@@ -167,13 +169,20 @@ class Search:
                 found.append((size, seconds))
         return tuple(found)
 
-    def in_the_way(self) -> str:
-        """Why a budget is too small, and what it would take."""
+    def in_the_way(self, smallest_bytes: int) -> str:
+        """Why a budget is too small, and what it would take.
+
+        Args:
+            smallest_bytes: the least that a plan was measured to need; what is predicted to be needed anyway is left
+                out where that is more.
+        """
         if self.once:
             return "give a larger budget or a smaller batch"
         lossy = any(option.noise for part in self.graph.parts for option in part.options)
         more = "" if lossy else ", or allow 'compress'"
-        return f"{lower_bound(self.graph)}; give a larger budget or a smaller batch{more}"
+        bound = lower_bound(self.graph)
+        why = f"{bound}; " if bound.total_bytes <= smallest_bytes else ""
+        return f"{why}give a larger budget or a smaller batch{more}"
 
     def keeping_all(self) -> list[Schedule]:
         """What may be done where memory is plenty: every part by its fastest option, or just kept."""
@@ -182,8 +191,8 @@ class Search:
         quiet = self.max_noise is None or noise_of(self.graph, fastest) <= self.max_noise
         return [fastest, everything] if quiet else [everything]
 
-    def known(self, budget_bytes: int, best: Plan | None) -> list[Schedule]:
-        """What others do with every part alike, where that is predicted to be faster than the best plan so far.
+    def known(self, budget_bytes: int, seconds: float, most: int = MOST_KNOWN) -> list[Schedule]:
+        """What others do with every part alike, where less than so many seconds are predicted for it.
 
         It may have been passed over because more bytes were predicted for it than it needs. And the fastest schedule
         without codes from outside, whose prediction does not depend on what the parts around do.
@@ -192,11 +201,11 @@ class Search:
         found = [
             schedule
             for schedule in (*known_methods(self.graph).values(), *self._without_codes(budget_bytes))
-            if (best is None or schedule.seconds < best.predicted_seconds)
+            if schedule.seconds < seconds
             and schedule.peak_bytes <= HOPE * budget_bytes
             and noise_of(self.graph, schedule) <= limit
         ]
-        return sorted(found, key=lambda schedule: schedule.seconds)[:MOST_KNOWN]
+        return sorted(found, key=lambda schedule: schedule.seconds)[:most]
 
     def plan(self, schedule: Schedule) -> Plan:
         """A schedule as a plan, measured."""
@@ -253,7 +262,8 @@ def within_budget(search: Search, budget_bytes: int, smallest: bool = False) -> 
         target = target + gap if gap > 0 else max(0, min(target, schedule.peak_bytes) + int(haste * gap))
         if 0 <= gap <= NEAR * budget_bytes or (schedule.seconds <= search.tables.fastest.seconds and gap >= 0):
             break
-    for schedule in () if smallest else search.known(budget_bytes, best):
+    to_beat = math.inf if best is None else best.predicted_seconds
+    for schedule in () if smallest else search.known(budget_bytes, to_beat):
         found = search.plan(schedule)
         if found.peak_bytes <= budget_bytes:
             best = found
@@ -261,5 +271,5 @@ def within_budget(search: Search, budget_bytes: int, smallest: bool = False) -> 
     if best is None:
         best = min((search.plan(schedule) for schedule in search.least()), key=lambda plan: plan.peak_bytes)
         if best.peak_bytes > budget_bytes:
-            raise InfeasibleBudgetError(budget_bytes, best.peak_bytes, search.in_the_way())
+            raise InfeasibleBudgetError(budget_bytes, best.peak_bytes, search.in_the_way(best.peak_bytes))
     return best

@@ -11,6 +11,7 @@ from zoo.planner.chain import InfeasibleBudgetError
 from zoo.planner.graph import CostGraph
 from zoo.planner.methods import known_methods
 from zoo.planner.plan import Plan
+from zoo.planner.race import fastest, raced, with_rivals
 from zoo.planner.rounds import Search, within_budget
 
 Point = tuple[int, float]  # peak bytes, seconds
@@ -67,14 +68,18 @@ class Sweep:
     optima: tuple[float, ...]
 
     def best_single(self, budget_bytes: int) -> str | None:
-        """Which method is fastest, by prediction, among those measured to be within a budget; None = none is."""
-        fitting = {name: plan for name, plan in self.methods.items() if plan.peak_bytes <= budget_bytes}
-        return min(fitting, key=lambda name: fitting[name].predicted_seconds, default=None)
+        """Which method is fastest, by prediction, or by real steps where such were taken, among those measured to be
+        within a budget; None = none is."""
+        found = fastest(tuple(self.methods.values()), budget_bytes)
+        return next((name for name, plan in self.methods.items() if plan is found), None)
 
 
 def planned(search: Search, objective: str = "time") -> Plan:
     """The plan that a priced model's budget gives: the fastest, or with "memory" the one that needs least."""
-    return within_budget(search, search.words["budget_bytes"], smallest=objective == "memory")
+    limit = search.words["budget_bytes"]
+    if objective == "memory":
+        return within_budget(search, limit, smallest=True)
+    return with_rivals(search, within_budget(search, limit), limit)
 
 
 def studied(search: Search, timelines: Mapping[str, Timeline] = MappingProxyType({})) -> PlanStudy:
@@ -100,7 +105,22 @@ def swept(search: Search, budgets: Iterable[int | float | str], between: Iterabl
             plans.append(error)
     methods = {name: search.plan(schedule) for name, schedule in known_methods(search.graph).items()}
     methods = {name: replace(plan, budget_bytes=plan.peak_bytes) for name, plan in methods.items()}
-    return Sweep(tuple(plans), smallest, methods, tuple(search.least_seconds(limit) for limit in limits))
+    optima = tuple(search.least_seconds(limit) for limit in limits)
+    sweep = Sweep(tuple(plans), smallest, methods, optima)
+    return sweep if search.race is None else _with_real_steps(search, sweep)
+
+
+def _with_real_steps(search: Search, sweep: Sweep) -> Sweep:
+    """The sweep, each plan in it the fastest by real steps of all that fit its budget."""
+    found = [plan for plan in sweep.plans if isinstance(plan, Plan)]
+    taken = raced(search, [*found, *sweep.methods.values()])
+
+    def chosen(plan: Plan | InfeasibleBudgetError) -> Plan | InfeasibleBudgetError:
+        best = fastest(taken, plan.budget_bytes)
+        return plan if best is None else replace(best, budget_bytes=plan.budget_bytes)
+
+    methods = dict(zip(sweep.methods, taken[len(found) :], strict=True))
+    return replace(sweep, plans=tuple(chosen(plan) for plan in sweep.plans), methods=methods)
 
 
 def points_of_methods(graph: CostGraph) -> dict[str, Point]:

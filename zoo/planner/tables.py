@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from zoo.planner.graph import CostGraph, Option
 from zoo.planner.smallest import rerun_peaks
 from zoo.planner.walk import Keep, Split, Stretch
+
+
+class OptionFacts(NamedTuple):
+    """An option of a part, in slots: what it keeps, its output if that is apart, and what its two passes need."""
+
+    kept: int
+    apart: int
+    forward: int
+    backward: int
+    seconds: float
+    needs_input: bool
+    keeps_output: bool
 
 
 class Tables:
@@ -35,18 +48,21 @@ class Tables:
             self.output, np.array([self._slots_of(part.rerun.forward_bytes) for part in chain.parts])
         )
         self.before = np.concatenate([[0.0], np.cumsum([part.rerun.forward_seconds for part in chain.parts])])
-        self.fastest = [min(p.options, key=lambda o: o.forward_seconds + o.backward_seconds) for p in chain.parts]
+        self.facts = [[self._facts(s, option) for option in part.options] for s, part in enumerate(chain.parts)]
+        self.fastest = [min(facts, key=lambda one: one.seconds) for facts in self.facts]
         self.may_drop = any(not option.needs_input for part in chain.parts for option in part.options)
         shape = (count, count, slots + 1)
-        # Not filled: of the half that is never read no page is ever made.
-        self.held, self.split = np.empty(shape), np.empty(shape)
-        self.loose = np.empty(shape if self.may_drop else (0,))
+        # Reading the cells is what takes the time: four bytes each, and one place for the sums of halves. They are not
+        # filled: of the half that is never read no page is ever made.
+        self.sums = np.empty(count * (slots + 1), np.float32)
+        self.held, self.split = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        self.loose = np.empty(shape if self.may_drop else (0,), np.float32)
         self.first_held = np.full((count, count), slots + 1)
         self.first_split = np.full((count, count), slots + 1)
         self.enough = np.full((count, count), slots + 1)  # the room from which on nothing is gained by more
-        for length in range(count):
-            for s in range(count - length):
-                self._fill(s, s + length)
+        for t in range(count):  # by their last part: what is read of it again and again stays near
+            for s in reversed(range(t + 1)):
+                self._fill(s, t)
         self.least_room = int(self.first_held[0, count - 1])
 
     def _slots_of(self, size: int) -> int:
@@ -76,8 +92,7 @@ class Tables:
 
     def _enough(self, s: int, t: int) -> int:
         """A room in which all of s..t are kept by their fastest options: no half is faster than that."""
-        option = self.fastest[s]
-        least, kept, apart = self._needs(option, s, t, loose=False)
+        least, kept, apart = self._needs(self.fastest[s], s, t, loose=False)
         room = least if s == t else max(least, kept + apart + int(self.enough[s + 1, t]))
         return min(room, self.slots + 1)
 
@@ -89,7 +104,9 @@ class Tables:
         if low >= enough:
             return
         # One too many `before[s]` in each.
-        halves = self.split[t, s + 1 : end + 1, low:enough] + self.held[s, s:end, low:enough]
+        shape = (end - s, int(enough) - low)
+        halves = self.sums[: shape[0] * shape[1]].reshape(shape)
+        np.add(self.split[t, s + 1 : end + 1, low:enough], self.held[s, s:end, low:enough], out=halves)
         needed = self.ahead[t] + self.rerun[s, s + 1 : end + 1]
         for place in np.flatnonzero(needed > anyway):  # seldom: a forward pass needs more than any backward
             halves[place, : max(needed[place] - low, 0)] = np.inf
@@ -99,31 +116,40 @@ class Tables:
 
     def _keeping(self, row: np.ndarray, s: int, t: int, loose: bool) -> None:
         """Lower `row` to what keeping part s first takes."""
-        for option in self.parts[s].options:
-            if loose and option.needs_input:
+        for one in self.facts[s]:
+            if loose and one.needs_input:
                 continue
-            least, kept, apart = self._needs(option, s, t, loose)
+            least, kept, apart = self._needs(one, s, t, loose)
             if least > self.slots:
                 continue
-            seconds = option.forward_seconds + option.backward_seconds
             if s == t:
-                np.minimum(row[least:], seconds, out=row[least:])
+                np.minimum(row[least:], one.seconds, out=row[least:])
                 continue
             rest = self.held[s + 1, t, least - kept - apart : len(row) - kept - apart]
-            np.minimum(row[least:], rest + seconds, out=row[least:])
-            if self.may_drop and not option.keeps_output:
+            np.minimum(row[least:], rest + one.seconds, out=row[least:])
+            if self.may_drop and not one.keeps_output:
                 rest = self.loose[s + 1, t, least - kept : len(row) - kept]
-                np.minimum(row[least:], rest + seconds, out=row[least:])
+                np.minimum(row[least:], rest + one.seconds, out=row[least:])
 
-    def _needs(self, option: Option, s: int, t: int, loose: bool) -> tuple[int, int, int]:
-        """Slots: the least room for keeping s by `option`; what it keeps; its output, if that is apart."""
+    def _facts(self, s: int, option: Option) -> OptionFacts:
+        """What `_needs` knows of an option whatever the stretch."""
         kept = self._slots_of(option.resident_bytes)
         apart = 0 if option.keeps_output else int(self.output[s])
-        forward = int(self.ahead[t]) + kept + apart + self._slots_of(option.forward_bytes)
-        forward += int(self.output[s - 1]) if loose else 0
         backward = int(self.ahead[s] + self.gradient[s - 1]) + kept + self._slots_of(option.backward_bytes)
-        backward += self.left[s]
-        return max(forward, backward), kept, apart
+        return OptionFacts(
+            kept,
+            apart,
+            kept + apart + self._slots_of(option.forward_bytes),
+            backward + self.left[s],
+            option.forward_seconds + option.backward_seconds,
+            option.needs_input,
+            option.keeps_output,
+        )
+
+    def _needs(self, one: OptionFacts, s: int, t: int, loose: bool) -> tuple[int, int, int]:
+        """Slots: the least room for keeping s by an option; what it keeps; its output, if that is apart."""
+        forward = int(self.ahead[t]) + one.forward + (int(self.output[s - 1]) if loose else 0)
+        return max(forward, one.backward), one.kept, one.apart
 
     def decide(self, stretch: Stretch) -> Keep | Split:
         """The fastest decision for a stretch."""
@@ -147,18 +173,17 @@ class Tables:
         """Seconds of keeping the first part by each option that fits; (inf, the first option) at the least."""
         s, t, room = stretch.first, stretch.last, stretch.room
         yield math.inf, Keep(0, None)
-        for index, option in enumerate(self.parts[s].options):
-            if stretch.loose and option.needs_input:
+        for index, one in enumerate(self.facts[s]):
+            if stretch.loose and one.needs_input:
                 continue
-            least, kept, apart = self._needs(option, s, t, stretch.loose)
+            least, kept, apart = self._needs(one, s, t, stretch.loose)
             if least > room:
                 continue
-            seconds = option.forward_seconds + option.backward_seconds
             if s == t:
-                yield seconds, Keep(index, None)
+                yield one.seconds, Keep(index, None)
                 continue
             rest = Stretch(room - kept - apart, s + 1, t)
-            yield seconds + float(self.held[s + 1, t, rest.room]), Keep(index, rest)
-            if self.may_drop and not option.keeps_output:
+            yield one.seconds + float(self.held[s + 1, t, rest.room]), Keep(index, rest)
+            if self.may_drop and not one.keeps_output:
                 rest = Stretch(room - kept, s + 1, t, loose=True)
-                yield seconds + float(self.loose[s + 1, t, rest.room]), Keep(index, rest)
+                yield one.seconds + float(self.loose[s + 1, t, rest.room]), Keep(index, rest)
