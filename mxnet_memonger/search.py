@@ -20,7 +20,7 @@ from mxnet_memonger.replay import Replay
 from mxnet_memonger.starts import is_large, stages, starts
 
 CLIMBS, TRIAL_SHARE = 3, 1 / 10  # of the best starts, that are tried first; of the work for each
-LAST_SHARES = (0.4, 0.6)  # of what is left each time, for annealing from what then is best
+LAST_SHARES = (0.5, 0.9)  # of what is left each time, for annealing from what then is best
 TWICE = 0.3  # of the steps of annealing make two changes at once
 KICK_CHANGES = 4
 MOST_KICKS = 8  # in a row without a gain
@@ -28,9 +28,9 @@ HOTTEST, COLDEST = 0.01, 0.0002  # worsenings by this share are taken in one of 
 REHEATED = 0.004  # where the last annealing begins, from what the one before has found
 ENOUGH = 0.0005  # a round of changes that gains less than this share is the last
 LEAST_BOUND = 8  # of what was replayed; where there is work for more, a quarter of what may be bound
-REPLAYS = 300  # times the work may be replayed, in about four seconds a trial
+REPLAYS = 400  # times the work may be replayed, in about four seconds a trial
 BIND_SHARE = 1 / 3  # of the work, where plans are replayed first
-WITHOUT_REPLAYS = 4  # times the work, where nothing is replayed
+WITHOUT_REPLAYS, LARGE_WITHOUT = 4, 2  # times the work, where nothing is replayed; in a large network
 FRONTIER_PART = 24  # of that work is for each point of the frontier
 SHARES = (0.1, 0.25, 0.5, 0.65, 0.8)  # of a forward pass done again, for which the frontier is searched
 Rank = Callable[[Point], tuple[float, ...]]
@@ -74,7 +74,7 @@ class Search:
         """
         cuts, came = CutGraph.of(space), Choice(frozenset(), frozenset(space.operators) - unplanned.marked)
         if is_large(space) or any(stages(space)):
-            bound = Ledger(space, costs, space.flops, WITHOUT_REPLAYS * work)
+            bound = Ledger(space, costs, space.flops, (LARGE_WITHOUT if is_large(space) else WITHOUT_REPLAYS) * work)
             return cls(space, cuts, bound, bound, 0, came, seed)
         replay = Replay(space, unplanned.debug_text)
         bound = Ledger(space, costs, replay.flops_of, int(work * BIND_SHARE))
