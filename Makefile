@@ -5,7 +5,7 @@
 WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help demo test test-quick test-full lint bench clean environment environment-full environment-demo
+.PHONY: help demo test test-quick test-full lint bench clean tests-but-long environment environment-full environment-demo
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -13,8 +13,8 @@ help: ## this list
 demo: environment-demo ## install what is needed, train on real images, compare memory
 	.venv/bin/python demo.py
 
-test: lint ## what CI runs: lint and every test but the long forms (under 15 minutes)
-	$(PYTEST) -m "not slow"
+test: environment ## what CI runs: lint and every test but the long forms (under 15 minutes)
+	@$(MAKE) --no-print-directory -j2 lint tests-but-long
 
 test-quick: environment ## a representative few tests (under 2 minutes)
 	$(PYTEST) -m "quick and not slow"
@@ -33,6 +33,9 @@ bench: environment ## print DenseNet's memory and time, plain against efficient
 clean: ## remove .venv and caches; runs/ and data/ stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+tests-but-long: environment
+	$(PYTEST) -m "not slow"
 
 environment:
 	@sh .ci/install torch,tensorflow,mxnet,demo,dev

@@ -116,7 +116,7 @@ def demo(
     if resume and say_if_finished(experiment):
         return
     with command.expected_errors(command.USAGE):
-        check_gpu(framework, device)
+        check_gpu(framework, device, cuda_graphs)
     with command.expected_errors(command.FAILED):
         images = experiment.load_data()
     with command.expected_errors(command.USAGE):
@@ -154,14 +154,25 @@ def finish(package: ModuleType, experiment: Experiment, images: Data, result: Tr
         print(f"saved   {result.folder}: config.json, {METRICS}, {PICTURE}{memory}, best and last checkpoint")
 
 
-def check_gpu(framework: str, device: str) -> None:
+def check_gpu(framework: str, device: str, needed: bool = False) -> None:
     """Refuse a GPU that is not there before data is read or downloaded: the one flag that only a framework can check.
+
+    Args:
+        framework: that would run on it.
+        device: "auto" takes what is there.
+        needed: another flag, --cuda_graphs, does nothing without one.
 
     Raises:
         ValueError: it is not there.
     """
-    if device.startswith("cuda"):
-        frameworks.load(framework).check_device(device, False)
+    if device.startswith("cuda") or needed:
+        asked = device if device.startswith("cuda") else "cuda"
+        try:
+            frameworks.load(framework).check_device(asked, False)
+        except ValueError as error:
+            if asked == device:
+                raise
+            raise ValueError(f"cuda_graphs=True needs a GPU: leave it out ({error})") from None
 
 
 def say_if_finished(experiment: Experiment) -> bool:
@@ -192,7 +203,8 @@ def say_what_starts(experiment: Experiment, images: Data) -> None:
         f"data    {images.name}: {training} training, {held_back} validation and "
         f"{len(images.test_labels)} test {kind}, {len(images.classes)} {classes}"
     )
-    print(f"model   {experiment.config.in_words()}, {experiment.policy}")
+    how = experiment.policy if experiment.budget is None else "planned"
+    print(f"model   {experiment.config.in_words()}, {how}")
     epochs = count(options.n_epochs, "epoch")
     print(f"train   {epochs}, batch {options.batch_size}, lr {options.lr:g}, seed {options.seed}")
     if options.batch_size > training:

@@ -58,7 +58,7 @@ class Binder:
         with quiet_binding():
             names = sym.list_arguments()
             twins = [name for name in names if name.endswith(VALUE)]
-            without = {*twins, *self.shapes.given} if twins else ()  # a gradient of the data would go through the twins
+            without = {*twins, *self.shapes.given} if twins else ()  # nor is the data's, in training
             asked = ["null" if name in without else "write" for name in names]
             executor = sym.bind(
                 mx.cpu(), args=self.arguments, args_grad=self.arguments, grad_req=asked, aux_states=self.auxiliary

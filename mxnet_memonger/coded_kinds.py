@@ -10,15 +10,20 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from kernels import checks
 from mxnet_memonger import coded_operators as work
 from mxnet_memonger.codes import CodeLayout, ConvolutionShape, sizes, words
 from mxnet_memonger.numpy_names import mx
 
+KINDS = "zoo_"  # what the names of all of them begin with
 ENCODE, UNIT, CONVOLUTION, MASK, MAX_POOL, AVERAGE_POOL, JOIN = (
-    f"zoo_{name}" for name in ("encode", "norm_unit", "convolution", "mask", "max_pool", "average_pool", "join")
+    f"{KINDS}{name}" for name in ("encode", "norm_unit", "convolution", "mask", "max_pool", "average_pool", "join")
 )
 Shapes = Sequence[Sequence[int]]
+_CARRIERS = ("codes", "statistics")
+_OF_NORMS = ("gamma", "beta", "mean", "inv_std")
 
 
 class _Dependencies(list[int]):
@@ -74,6 +79,20 @@ class Kind(mx.operator.CustomOpProp):  # type: ignore[name-defined]
 
     def infer_shape(self, in_shape: Any) -> tuple[Any, Any, Any]:
         return in_shape, [in_shape[0]], []
+
+    def infer_type(self, in_type: Any) -> tuple[Any, Any, Any]:
+        """Codes, masks and statistics are carried by float32; a norm's own arrays are, too, beside float16 values."""
+        values = in_type[0]
+        of_norms = np.float32 if values is np.float16 else values
+
+        def kind(name: str, found: Any) -> Any:
+            if name.startswith(_CARRIERS):
+                return np.float32
+            return found or (of_norms if name in _OF_NORMS else values)
+
+        arguments = [kind(name, found) for name, found in zip(self.list_arguments(), in_type, strict=True)]
+        outputs = [values if name == "output" else np.float32 for name in self.list_outputs()]
+        return arguments, outputs, [of_norms] * len(self.list_auxiliary_states())
 
     def declare_backward_dependency(self, out_grad: Any, in_data: Any, out_data: Any) -> list[int]:
         return _Dependencies([*out_grad[:1], *in_data[1:], *out_data[1:]])
@@ -178,7 +197,7 @@ class _PoolKind(Kind):
         """(N, C, H, W) -> the outputs' shape."""
         pool = self.settings["pool"]
         if pool.get("global_pool") in ("True", "1"):
-            return [*shape[:2], 1, 1]
+            return [*shape[:2], *(1 for _ in shape[2:])]
         windows = zip(shape[2:], *self.window[:3], strict=True)
         return [*shape[:2], *((size + 2 * pad - kernel) // stride + 1 for size, kernel, stride, pad in windows)]
 

@@ -32,11 +32,17 @@ def rows(array: np.ndarray) -> np.ndarray:
     return array.reshape(array.shape[0], array.shape[1], -1)
 
 
+def float32(array: Any) -> np.ndarray:
+    """An array's values, in the type that kernels take."""
+    values: np.ndarray = array.asnumpy()
+    return values.astype(np.float32, copy=False)
+
+
 def convolution_gradients(
     inputs: np.ndarray, weight: Any, d_out: np.ndarray, shape: ConvolutionShape
 ) -> tuple[np.ndarray, np.ndarray]:
     """Gradients of a convolution's input and weight. MXNet offers them with a forward pass alone, which is run too."""
-    values, kernel = mx.nd.array(inputs), weight.copy()
+    values, kernel = mx.nd.array(inputs), mx.nd.array(float32(weight))
     values.attach_grad()
     kernel.attach_grad()
     attributes = {**shape.attributes, "no_bias": "True"}
@@ -70,7 +76,9 @@ class Operator(mx.operator.CustomOp):  # type: ignore[name-defined]
 
     def _give(self, place: int, req: Sequence[str], into: Arrays, value: Any) -> None:
         if req[place] != "null":
-            array = value if isinstance(value, mx.nd.NDArray) else mx.nd.array(value.reshape(into[place].shape))
+            array = value
+            if not isinstance(value, mx.nd.NDArray):
+                array = mx.nd.array(value.reshape(into[place].shape), dtype=into[place].dtype)
             self.assign(into[place], req[place], array)
 
     def forward(self, is_train: bool, req: Any, in_data: Any, out_data: Any, aux: Any) -> None:
@@ -90,7 +98,7 @@ class Encode(Operator):
         return self.kind.code_layout(self.shapes[0])
 
     def forward(self, is_train: bool, req: Any, in_data: Any, out_data: Any, aux: Any) -> None:
-        values = in_data[0].asnumpy()
+        values = float32(in_data[0])
         epsilon, statistics = self.kind.settings["eps"], np.zeros((2, 1), np.float32)
         if epsilon is not None:
             mean, variance = kernels.channel_statistics(rows(values))
@@ -113,19 +121,19 @@ class Unit(Operator):
         super().forward(is_train, req, in_data, out_data, aux)
         mask = np.zeros(1, np.float32)
         if self.kind.activation == "relu":
-            mask = as_words([kernels.pack_positive(in_data[1].asnumpy())])
+            mask = as_words([kernels.pack_positive(float32(in_data[1]))])
         elif self.kind.activation == "relu6":
-            mask = as_words([kernels.pack_regions(in_data[1].asnumpy(), 0.0, 6.0)])
+            mask = as_words([kernels.pack_regions(float32(in_data[1]), 0.0, 6.0)])
         self._give(1, req, out_data, mask)
 
     def backward(self, req: Any, out_grad: Any, in_data: Any, out_data: Any, in_grad: Any, aux: Any) -> None:
         super().backward(req, out_grad, in_data, out_data, in_grad, aux)
         kind, named = self.kind, dict(zip(self.kind.list_arguments(), range(len(in_data)), strict=True))
         zhat, inv_std = self._normalised(in_data, named)
-        weight = np.ones_like(inv_std) if kind.settings["fix_gamma"] else in_data[named["gamma"]].asnumpy()
-        bias = in_data[named["beta"]].asnumpy()
+        weight = np.ones_like(inv_std) if kind.settings["fix_gamma"] else float32(in_data[named["gamma"]])
+        bias = float32(in_data[named["beta"]])
         mask = self._mask(out_data[1], zhat.size)
-        d_out = out_grad[0].asnumpy()
+        d_out = float32(out_grad[0])
         if kind.convolution is not None:
             activation = np.empty_like(zhat)
             kernels.rebuild_activation(zhat, weight, bias, mask, activation, activation=kind.activation)
@@ -139,7 +147,7 @@ class Unit(Operator):
         if not kind.settings["fix_gamma"]:
             self._give(named["gamma"], req, in_grad, d_weight)
         self._give(named["beta"], req, in_grad, d_bias)
-        share, norm_inv_std = np.float32(kind.settings["momentum"]), in_data[named["inv_std"]].asnumpy()
+        share, norm_inv_std = np.float32(kind.settings["momentum"]), float32(in_data[named["inv_std"]])
         variance = 1 / np.square(norm_inv_std, dtype=np.float64) - kind.settings["eps"]
         for moving, new in zip(aux, (in_data[named["mean"]].asnumpy(), variance), strict=True):  # as BatchNorm's does
             moving[:] = moving.asnumpy() * share + new.astype(np.float32) * (1 - share)
@@ -173,10 +181,10 @@ class Convolution(Operator):
         kind, shape = self.kind, self.shapes[0]
         assert kind.convolution is not None, "this kind has one"
         if kind.settings["codec"] is None:
-            values = in_data[0].asnumpy()
+            values = float32(in_data[0])
         else:
             values = kind.code_layout(shape).decode(in_data[-2].asnumpy()).reshape(shape)
-        d_out = out_grad[0].asnumpy()
+        d_out = float32(out_grad[0])
         d_values, d_kernel = convolution_gradients(values, in_data[1], d_out, kind.convolution)
         self._give(0, req, in_grad, d_values)
         self._give(1, req, in_grad, d_kernel)
@@ -189,7 +197,7 @@ class Mask(Unit):
 
     def backward(self, req: Any, out_grad: Any, in_data: Any, out_data: Any, in_grad: Any, aux: Any) -> None:
         Operator.backward(self, req, out_grad, in_data, out_data, in_grad, aux)
-        d_out = out_grad[0].asnumpy()
+        d_out = float32(out_grad[0])
         mask = self._mask(out_data[1], d_out.size)
         assert mask is not None, "this kind has one"
         if self.kind.activation == "relu6":
@@ -204,11 +212,11 @@ class MaxPool(Operator):
 
     def forward(self, is_train: bool, req: Any, in_data: Any, out_data: Any, aux: Any) -> None:
         super().forward(is_train, req, in_data, out_data, aux)
-        _, codes = kernels.max_pool_positions(in_data[1].asnumpy(), *self.kind.window)
+        _, codes = kernels.max_pool_positions(float32(in_data[1]), *self.kind.window)
         self._give(1, req, out_data, as_words([codes]))
 
     def backward(self, req: Any, out_grad: Any, in_data: Any, out_data: Any, in_grad: Any, aux: Any) -> None:
-        d_out = out_grad[0].asnumpy()
+        d_out = float32(out_grad[0])
         codes = out_data[1].asnumpy().view(np.uint8)[: self.kind.position_bytes(d_out.size)]
         self._give(0, req, in_grad, kernels.max_pool_gradient(d_out, codes, self.shapes[0], *self.kind.window))
 
@@ -217,7 +225,7 @@ class AveragePool(Operator):
     """Keeps nothing: its gradient follows from shapes."""
 
     def backward(self, req: Any, out_grad: Any, in_data: Any, out_data: Any, in_grad: Any, aux: Any) -> None:
-        values = mx.nd.zeros(self.shapes[0])
+        values = mx.nd.zeros(self.shapes[0], dtype=out_grad[0].dtype)
         values.attach_grad()
         with mx.autograd.record():
             made = mx.nd.Pooling(values, **self.kind.settings["pool"])

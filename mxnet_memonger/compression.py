@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mxnet_memonger.binding import VALUE
-from mxnet_memonger.coded_kinds import AVERAGE_POOL, CONVOLUTION, ENCODE, JOIN, MASK, MAX_POOL, UNIT
-from mxnet_memonger.codes import ConvolutionShape
+from mxnet_memonger.codable import LINEAR, TRUE, activation_of, is_codable_norm, is_convolution, pool_of
+from mxnet_memonger.coded_kinds import CONVOLUTION, ENCODE, JOIN, KINDS, MASK, MAX_POOL, UNIT
+from mxnet_memonger.codes import ConvolutionShape, sizes
 from mxnet_memonger.numpy_names import mx
 from mxnet_memonger.saving import check_symbol
 from mxnet_memonger.symbol_graph import Entry, GraphNode, SymbolGraph
-
-TRUE = ("True", "1", "true")
-
-LINEAR = (
-    *("elemwise_add", "_Plus", "_plus", "Concat", "Reshape", "Flatten", "expand_dims", "transpose"),
-    *("slice", "pad", "Pad", "_copy"),
-)
+from zoo.policy import MemoryPolicy
+from zoo.refusals import Request, check_offered
 
 
 def compress(sym: Any, codec: str, *, twins: bool = True) -> Any:
@@ -33,7 +30,8 @@ def compress(sym: Any, codec: str, *, twins: bool = True) -> Any:
     runs a network of this package's operators, which carries zeros forward and gradients backward. So each parameter
     of the coded part is an argument twice: "name", which gets the gradient, and "name.value": bind the same array to
     both, and `grad_req` "null" to the second. `StepRunner` does. It is for training: without a backward pass moving
-    statistics do not move, and to predict take the Symbol itself.
+    statistics do not move, and to predict take the Symbol itself. Codes and their gradients are computed in float32,
+    whatever type the network is bound with.
 
     Args:
         sym: stays as it is; two-dimensional convolutions and pools are coded.
@@ -42,7 +40,8 @@ def compress(sym: Any, codec: str, *, twins: bool = True) -> Any:
         codec: what normalised values are coded by: "1", "2", "4", "8", "fixed:2".."fixed:16", "half", "bfloat16".
 
     Raises:
-        TypeError: not a Symbol.
+        TypeError: not a Symbol, or a codec that is neither a number nor a name.
+        ValueError: no such codec, one that does not suit or is a scheme; a Symbol that is compressed already.
 
     Example:
         >>> net = mx.sym.BatchNorm(mx.sym.Convolution(mx.sym.Variable("data"), num_filter=4, kernel=(3, 3), name="a"))
@@ -50,7 +49,19 @@ def compress(sym: Any, codec: str, *, twins: bool = True) -> Any:
         ['data', 'a_weight', 'a_bias']
     """
     check_symbol(sym)
-    return _Rewriting(SymbolGraph.of(sym), codec, twins).symbol()
+    policy = MemoryPolicy(compressed=codec)
+    if policy.compressed is None:
+        raise TypeError("compress: a codec is needed, such as '2' or 'fixed:6', not None")
+    check_offered("mxnet", Request(policy=policy))
+    graph = SymbolGraph.of(sym)
+    if any(node.attributes.get("op_type", "").startswith(KINDS) for node in graph.nodes):
+        raise ValueError("compress: this Symbol is compressed already: give the Symbol that it was made of")
+    rewriting = _Rewriting(graph, str(policy.compressed), twins)
+    found = rewriting.symbol()
+    if not rewriting.flows:
+        reason = "no convolution over images, nor what stands behind one"
+        warnings.warn(f"compress: nothing of this Symbol is coded: there is {reason}", UserWarning, stacklevel=2)
+    return found
 
 
 class _Rewriting:
@@ -73,7 +84,7 @@ class _Rewriting:
             for place, entry in enumerate(node.inputs):
                 self.readers.setdefault(entry, []).append((node, place))
         self.chains = self._chains()
-        self.inside = {index for chain in self.chains.values() for index in chain[:-1]}
+        self.chain_of = {index: chain for chain in self.chains.values() for index in chain}
 
     def symbol(self) -> Any:
         """Walk over all nodes."""
@@ -91,13 +102,17 @@ class _Rewriting:
 
     def _is_coded(self, node: GraphNode) -> bool:
         """Whether a node is coded, or in the midst of what is: nothing but variables was left whole before it."""
-        data = node.inputs[: len(node.inputs) if node.op in LINEAR else 1]
-        if not all(entry in self.values or self._is_input(entry) for entry in data):
+        chain = self.chain_of.get(node.index)
+        if chain is not None:
+            sources = self.graph.nodes[chain[0]].inputs[:1]
+        elif is_convolution(node) and self._is_input(node.inputs[0]):
+            return True
+        else:
+            sources = node.inputs[: len(node.inputs) if node.op in LINEAR else 1]
+        if not all(entry in self.flows for entry in sources):
             return False
-        if node.op in (*LINEAR, "Dropout"):
-            return all(entry in self.flows for entry in data)
-        own = node.index in self.chains or node.index in self.inside
-        return own or is_convolution(node) or bool(activation_of(node)) or pool_of(node) is not None
+        known = node.op in (*LINEAR, "Dropout") or is_convolution(node) or pool_of(node) is not None
+        return chain is not None or known or bool(activation_of(node))
 
     def _is_input(self, entry: Entry) -> bool:
         return self.graph.nodes[entry[0]].is_variable
@@ -107,17 +122,28 @@ class _Rewriting:
         made = self._copy(node, entries)
         self.values |= {(node.index, place): (made[0], place) for place in range(3)}  # a norm has three outputs
         if node.op in LINEAR:
-            flows = [self.flows[entry] for entry in node.inputs]
-            if node.op == "Concat":
-                settings = {"parts": len(flows), "dim": int(node.attributes.get("dim", 1))}
-                self.flows[node.index, 0] = self._custom(JOIN, node, flows, settings)
-            else:
-                self.flows[node.index, 0] = self._copy(node, flows, name=f"{node.name}.flow")
+            self.flows[node.index, 0] = self._linear(node)
         elif node.op == "Dropout":
-            drawn = [self.flows[node.inputs[0]], (made[0], 1)]
-            self.flows[node.index, 0] = self._add("elemwise_mul", f"{node.name}.flow", drawn)
-        elif node.index not in self.inside:
+            self.flows[node.index, 0] = self._dropped(node, made)
+        elif node.index in self.chains or node.index not in self.chain_of:
             self.flows[node.index, 0] = self._coded(node)
+
+    def _linear(self, node: GraphNode) -> Entry:
+        """The same of zeros."""
+        flows = [self.flows[entry] for entry in node.inputs]
+        if node.op == "Concat":
+            settings = {"parts": len(flows), "dim": int(node.attributes.get("dim", 1))}
+            return self._custom(JOIN, node, flows, settings)
+        changed = {"constant_value": "0"} if node.op in ("pad", "Pad") else {}  # other constants are no zeros
+        return self._copy(node, flows, f"{node.name}.flow", changed)
+
+    def _dropped(self, node: GraphNode, made: Entry) -> Entry:
+        """Zeros, whose gradient is multiplied by the mask that was drawn."""
+        flow = self.flows[node.inputs[0]]
+        if float(node.attributes.get("p", 0.5)) == 0:  # there MXNet draws none
+            return flow
+        shared = sizes(node.attributes.get("axes", "()"))  # which the mask has one value along
+        return self._add("broadcast_mul" if shared else "elemwise_mul", f"{node.name}.flow", [flow, (made[0], 1)])
 
     def _leave(self, node: GraphNode) -> None:
         made = self._copy(node, [self._joined(entry) for entry in node.inputs])
@@ -132,16 +158,15 @@ class _Rewriting:
         return self.whole[entry]
 
     def _value_of(self, entry: Entry) -> Entry:
-        """A value; of a parameter the twin of which no gradient is asked for."""
+        """A value, through which no gradient goes; of a parameter the twin of which none is asked for."""
         if entry not in self.values:
             node = self.graph.nodes[entry[0]]
-            first, place = self.readers[entry][0]
-            is_data = place == 0 or (first.op == "BatchNorm" and place > 2)
-            if is_data:
+            reader, place = self.readers[entry][0]
+            if reader.op == "BatchNorm" and place > 2:  # moving statistics
                 self.values[entry] = self.whole[entry]
-            elif self.twins:
+            elif self.twins and node.is_variable and place:
                 self.values[entry] = self._copy(node, (), name=node.name + VALUE)
-            else:  # through which no gradient goes
+            else:
                 self.values[entry] = self._add("BlockGrad", node.name + VALUE, [self.whole[entry]])
         return self.values[entry]
 
@@ -149,7 +174,7 @@ class _Rewriting:
         """Norms with the activation and the convolution that alone read them, by their last nodes."""
         found = {}
         for node in self.graph.nodes:
-            if node.op == "BatchNorm" and _codable_norm(node) and not self._is_input(node.inputs[0]):
+            if node.op == "BatchNorm" and is_codable_norm(node) and not self._is_input(node.inputs[0]):
                 chain = [node.index]
                 after = self._only_reader(node)
                 if after is not None and activation_of(after):
@@ -250,15 +275,19 @@ class _Rewriting:
         """
         if entry not in self.reads:
             name = f"{self.nodes[entry[0]]['name']}.{entry[1]}.read"
-            self.reads[entry] = self._add("Reshape", name, [entry], {"shape": "(0, 0, 0, 0)"})
+            self.reads[entry] = self._add("Reshape", name, [entry], {"shape": "(-2,)"})
         return self.reads[entry]
 
     def _custom(self, kind: str, node: GraphNode | str, inputs: list[Entry], settings: Mapping[str, Any]) -> Entry:
         name = node if isinstance(node, str) else node.name
         return self._add("Custom", f"{name}.{kind}", inputs, {"op_type": kind, "settings": json.dumps(dict(settings))})
 
-    def _copy(self, node: GraphNode, inputs: Sequence[Entry], name: str = "") -> Entry:
-        raw = self.graph.template["nodes"][node.index]
+    def _copy(
+        self, node: GraphNode, inputs: Sequence[Entry], name: str = "", changed: Mapping[str, str] | None = None
+    ) -> Entry:
+        raw = dict(self.graph.template["nodes"][node.index])
+        if changed:
+            raw["attrs"] = {**raw["attrs"], **changed}
         return self._put({**raw, "name": name or node.name, "inputs": [[*entry, 0] for entry in inputs]})
 
     def _add(self, op: str, name: str, inputs: Sequence[Entry], attributes: Mapping[str, str] | None = None) -> Entry:
@@ -268,30 +297,3 @@ class _Rewriting:
     def _put(self, raw: dict[str, Any]) -> Entry:
         self.nodes.append(raw)
         return len(self.nodes) - 1, 0
-
-
-def pool_of(node: GraphNode) -> str | None:
-    """The operator that stands in for a pool, or None for what is no pool or no such one."""
-    if node.op != "Pooling" or node.attributes.get("pooling_convention", "valid") != "valid":
-        return None
-    is_global = node.attributes.get("global_pool") in TRUE
-    kind = node.attributes.get("pool_type", "max")
-    return AVERAGE_POOL if kind == "avg" else MAX_POOL if kind == "max" and not is_global else None
-
-
-def _codable_norm(node: GraphNode) -> bool:
-    given = node.attributes
-    return given.get("use_global_stats", "False") not in TRUE and given.get("axis", "1") == "1"
-
-
-def is_convolution(node: GraphNode) -> bool:
-    """Whether it is one over images."""
-    return node.op == "Convolution" and node.attributes.get("kernel", "").count(",") == 1
-
-
-def activation_of(node: GraphNode) -> str:
-    """ "relu", "relu6", or "" for any other operator."""
-    if node.op == "Activation" and node.attributes.get("act_type") == "relu":
-        return "relu"
-    limits = tuple(float(node.attributes.get(name, "nan")) for name in ("a_min", "a_max"))
-    return "relu6" if node.op == "clip" and limits == (0, 6) else ""

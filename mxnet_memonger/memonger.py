@@ -104,7 +104,7 @@ def search_plan(
     """
     started = time.monotonic()
     limit = None if budget is None else parse_budget(budget)
-    _check_settings(ntrial, bytes_per_flop, most_recomputed, workers)
+    _check_settings(ntrial, bytes_per_flop, most_recomputed, workers, seed)
     if limit is not None and most_recomputed is not None:
         raise ValueError("search_plan: budget and most_recomputed limit one another: give one of them")
     own_processes = workers if ntrial else workers or 0  # a few binds are done before a process has started
@@ -260,7 +260,9 @@ def _rank(space: PlanSpace, limit: int | None, most_recomputed: float | None, by
     return within
 
 
-def _check_settings(ntrial: object, bytes_per_flop: object, most_recomputed: object, workers: object) -> None:
+def _check_settings(
+    ntrial: object, bytes_per_flop: object, most_recomputed: object, workers: object, seed: object
+) -> None:
     if isinstance(ntrial, bool) or not isinstance(ntrial, int) or ntrial < 0:
         raise ValueError(f"search_plan: ntrial must be an integer of at least 0, not {ntrial!r}")
     if not _is_number(bytes_per_flop) or not bytes_per_flop >= 0:  # type: ignore[operator]
@@ -269,6 +271,8 @@ def _check_settings(ntrial: object, bytes_per_flop: object, most_recomputed: obj
         raise ValueError(f"search_plan: most_recomputed must be a share from 0 to 1, not {most_recomputed!r}")
     if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 0):
         raise ValueError(f"search_plan: workers must be None or an integer of at least 0, not {workers!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ValueError(f"search_plan: seed must be an integer, not {seed!r}")
 
 
 def _is_number(value: object) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mxnet_memonger.symbol_graph import GraphNode, SymbolGraph
+from zoo.choices import unknown
 
 
 def mirror(sym: Any, predicate: Callable[[GraphNode], bool], **input_shapes: tuple[int, ...]) -> Any:
@@ -26,7 +27,8 @@ def mirror(sym: Any, predicate: Callable[[GraphNode], bool], **input_shapes: tup
         A Symbol with the same arguments, auxiliary states and outputs. Marks that `sym` had are gone.
 
     Raises:
-        TypeError: `sym` is not a Symbol.
+        TypeError: `sym` is not a Symbol, or `predicate` no function.
+        ValueError: an input that does not exist.
 
     Example:
         >>> from mxnet_memonger.numpy_names import mx
@@ -35,6 +37,12 @@ def mirror(sym: Any, predicate: Callable[[GraphNode], bool], **input_shapes: tup
         'True'
     """
     check_symbol(sym)
+    if not callable(predicate):
+        raise TypeError(f"mirror: predicate must be a function of a node, such as lambda node: True, not {predicate!r}")
+    names = sym.list_arguments()
+    for name in input_shapes:
+        if name not in names:
+            raise ValueError(f"mirror: {unknown('input', name, names)}")
     graph = SymbolGraph.of(sym, input_shapes or None)
     return graph.with_mirrored([node.index for node in graph.nodes if node.may_mirror and predicate(node)])
 
@@ -50,4 +58,6 @@ def check_symbol(sym: object) -> None:
     if type(sym).__name__ != "Symbol" or not hasattr(sym, "get_internals"):
         came = type(sym).__name__
         advice = ": for a Gluon block, call memonger.gluon_train" if hasattr(sym, "collect_params") else ""
+        if hasattr(sym, "get_internals"):
+            came, advice = "a symbol of mx.sym.np", ": give its as_nd_ndarray()"
         raise TypeError(f"an mx.sym.Symbol is needed, not {came}{advice}")

@@ -73,6 +73,8 @@ def infer(sym: Any, type_dict: Mapping[str, Any] | None, given: Mapping[str, Any
         if name not in names:
             inputs = [known for known in names if not _is_parameter(known)] or names
             raise ValueError(f"{caller}: {unknown('input', name, inputs)}")
+    for name, kind in (type_dict or {}).items():
+        _check_type(caller, name, kind)
     shapes = {name: _shape(caller, name, value) for name, value in given.items()}
     try:
         arguments, outputs, auxiliary = sym.infer_shape_partial(**shapes)
@@ -92,6 +94,19 @@ def infer(sym: Any, type_dict: Mapping[str, Any] | None, given: Mapping[str, Any
         tuple(kind or np.float32 for kind in types[2]),
         max(math.prod(shape) for shape in (*internal, *arguments, *auxiliary)),
     )
+
+
+def fill(bound: Any, given: Any, where: str, advice: str = "") -> None:
+    """Copy values into a bound array, which MXNet would spread over it where they have another shape.
+
+    Raises:
+        ValueError: another shape than the bound array's.
+    """
+    shape = tuple(getattr(given, "shape", ()))
+    if shape != tuple(bound.shape):
+        more = f": {advice}" if advice else ""
+        raise ValueError(f"{where} has the shape {shape}, but this step is bound for {tuple(bound.shape)}{more}")
+    bound[:] = given
 
 
 def scaled_up(sym: Any, type_dict: Mapping[str, Any] | None, bound: BoundShapes, most: int) -> tuple[BoundShapes, int]:
@@ -183,11 +198,19 @@ def _shape(caller: str, name: str, value: Any) -> tuple[int, ...]:
     if isinstance(value, str) or not hasattr(value, "__iter__"):
         raise TypeError(f"{caller}: {name} must be a shape such as (32, 3, 224, 224), not {value!r}")
     sizes = tuple(value)
-    if not all(isinstance(size, int) and not isinstance(size, bool) for size in sizes):
+    if not all(isinstance(size, int | np.integer) and not isinstance(size, bool) for size in sizes):
         raise TypeError(f"{caller}: {name} must be a shape of integers, not {value!r}")
+    sizes = tuple(map(int, sizes))
     if not sizes or min(sizes) < 1:
         raise ValueError(f"{caller}: {name} must be a shape of sizes of at least 1, not {value!r}")
     return sizes
+
+
+def _check_type(caller: str, name: str, kind: Any) -> None:
+    try:
+        np.dtype(kind)
+    except TypeError as error:
+        raise TypeError(f"{caller}: type_dict: {name} must be a type such as 'float32', not {kind!r}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from mxnet_memonger.binding import bind_for_prediction, quiet_binding
 from mxnet_memonger.numpy_names import mx
+from mxnet_memonger.shapes import fill
 from mxnet_memonger.symbol_model import LABEL, SymbolModel
 
 
@@ -32,8 +33,8 @@ class StepRunner:
         if shape not in self._training:
             self._training[shape] = self._bind_training(shape)
         executor = self._training[shape]
-        executor.arg_dict["data"][:] = images
-        executor.arg_dict[LABEL][:] = labels
+        fill(executor.arg_dict["data"], images, "images")
+        fill(executor.arg_dict[LABEL], labels, "labels")
         executor.forward(is_train=True)
         executor.backward()
         return list(executor.outputs)
@@ -48,8 +49,8 @@ class StepRunner:
             inputs = self._inputs(shape)
             self._predicting[shape] = bind_for_prediction(model.with_loss(shape), self.context, model.arrays, inputs)
         executor = self._predicting[shape]
-        executor.arg_dict["data"][:] = images
-        executor.arg_dict[LABEL][:] = labels
+        fill(executor.arg_dict["data"], images, "images")
+        fill(executor.arg_dict[LABEL], labels, "labels")
         return list(executor.forward(is_train=False))
 
     def forget_predictions(self) -> None:

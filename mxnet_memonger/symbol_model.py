@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -14,6 +15,7 @@ from mxnet_memonger import memonger
 from mxnet_memonger.binding import VALUE, bind_for_prediction, saved_bytes
 from mxnet_memonger.compression import compress
 from mxnet_memonger.numpy_names import mx
+from zoo.choices import unknown
 from zoo.policy import MemoryPolicy
 from zoo.refusals import Request, check_offered
 
@@ -41,6 +43,7 @@ class SymbolModel(abc.ABC):
         carried_plan: instead of the policy, a plan of `zoo.plan` that was applied; None = none was.
 
     Raises:
+        TypeError: an argument that does not exist, with the nearest that does.
         zoo.policy.PolicyNotOfferedError: a level of `opt_memory` other than 0; `compressed` of an LSTM, or a scheme.
     """
 
@@ -55,6 +58,10 @@ class SymbolModel(abc.ABC):
         compressed: int | str | None = None,
         **fields: Any,
     ) -> None:
+        known = [*inspect.signature(self.config_type).parameters, *vars(MemoryPolicy())]
+        for field in fields:
+            if field not in known:
+                raise TypeError(f"{type(self).__name__}: {unknown('argument', field, known)}")
         policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
         config = self.config_type(**fields)
         check_offered("mxnet", Request(config, policy))

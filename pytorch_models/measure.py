@@ -13,13 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
-from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from pytorch_models.compressed.hooked_forward import kept_by_hooks
+from pytorch_models.compressed.session import compression_of
 from pytorch_models.operators import NAMESPACE
+from pytorch_models.planning.step import default_loss
 from pytorch_models.segments import is_segment
 from pytorch_models.tracker import Allocation, MemoryTracker, track_peak
+from zoo.policy import MemoryPolicy
 from zoo.report import LayerRow, MemoryReport
 
 __all__ = ["MemoryTracker", "measure_step", "track_peak"]
@@ -123,16 +125,23 @@ def measure_step(
             found = _tracked_step(model, batch)
             seconds = [_timed_step(model, batch) for _ in range(repeats + 1 if repeats else 0)][1:]
             found["step_seconds"] = statistics.median(seconds) if seconds else None
-    own_policy = getattr(model, "policy", None)
     return MemoryReport(
         model=type(model).__name__,
-        policy=policy or (str(own_policy) if own_policy is not None else "plain"),
+        policy=policy or _policy_in_words(model),
         input_shape=shape,
         dtype=str(dtype).removeprefix("torch."),
         device=device,
         model_bytes=sum(t.untyped_storage().nbytes() for t in (*model.parameters(), *model.buffers())),
         **found,
     )
+
+
+def _policy_in_words(model: nn.Module) -> str:
+    """The model's own policy, or how `compress` converted it."""
+    policy, compression = getattr(model, "policy", None), compression_of(model)
+    if compression is not None and getattr(policy, "compressed", None) is None:
+        return str(MemoryPolicy(compressed=compression.scheme.name))
+    return "plain" if policy is None else str(policy)
 
 
 def _random_batch(model: nn.Module, shape: tuple[int, ...], device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -148,9 +157,7 @@ def _loss(model: Any, batch: tuple[Tensor, ...]) -> Tensor:
     if len(batch) == 2:  # a model that makes its own loss, chunk by chunk
         loss_sum, _ = model(*batch)
         return loss_sum / batch[1].numel()
-    outputs = model(*batch)
-    targets = torch.arange(len(outputs), device=outputs.device) % outputs.shape[1]
-    return F.cross_entropy(outputs.float(), targets)
+    return default_loss(model(*batch))
 
 
 def _tracked_step(model: nn.Module, batch: tuple[Tensor, ...], mode: FakeTensorMode | None = None) -> dict[str, Any]:

@@ -52,6 +52,10 @@ class ZooModel(nn.Module):
         """Build from zoo's values."""
         return cls(**vars(config), **vars(policy))
 
+    def extra_repr(self) -> str:
+        """The memory flags in words, in what `print(model)` shows; nothing for a plain model."""
+        return "" if self.policy == MemoryPolicy() else str(self.policy)
+
     @staticmethod
     def canonical_name(name: str) -> str:
         """A parameter's name here, for its name in files of other publishers."""

@@ -78,6 +78,7 @@ def test_what_is_understood(line: str, expected: dict[str, object]) -> None:
         ("--Efficient True", "unknown flag --Efficient; did you mean --efficient?"),
         ("-depth 40", "unknown flag -depth; did you mean --depth?"),
         ("--nodepth", "unknown flag --nodepth; did you mean --depth?"),
+        ("--learning_rate 1", "unknown flag --learning_rate; did you mean --lr?"),
         ("--zzzz", r"unknown flag --zzzz \(--help"),
         ("--depth abc", "--depth needs an integer, not 'abc'"),
         ("--depth 40.0", "--depth needs an integer, not '40.0'"),

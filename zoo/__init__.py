@@ -157,12 +157,12 @@ def create_model(
     return package.feature_extractor(model) if features_only else model
 
 
-def load_run(folder: str | Path, framework: str = "torch", epoch: str = "best") -> Any:
+def load_run(folder: str | Path, framework: str | None = None, epoch: str = "best") -> Any:
     """The trained network of a run saved by `demo.py --save` or by `train`, built from its config.json.
 
     Args:
         folder: what was given as --save.
-        framework: where to build it; the run must have been trained there.
+        framework: where it was trained; None = as its config.json says.
         epoch: "best" (by validation accuracy) or "last".
 
     Returns:
@@ -171,7 +171,7 @@ def load_run(folder: str | Path, framework: str = "torch", epoch: str = "best") 
     Raises:
         zoo.run_folder.RunFolderError: no run there, or its config.json does not tell the network.
         zoo.options.TrainingError: the weights cannot be read, or are those of another network.
-        ValueError: no such framework or epoch.
+        ValueError: no such framework or epoch; another framework than the run's.
         ImportError: the framework is not installed.
 
     After `python demo.py --save runs/x`: `model = zoo.load_run("runs/x").eval()`.
@@ -183,7 +183,7 @@ def load_run(folder: str | Path, framework: str = "torch", epoch: str = "best") 
 
 def measure(
     name_or_model: Any,
-    framework: str = "torch",
+    framework: str | None = None,
     batch_size: int = 64,
     image_size: int | None = None,
     device: str = "cpu",
@@ -192,8 +192,8 @@ def measure(
     """Memory and time of one training step, really run on random images.
 
     Args:
-        name_or_model: one of `list_models()`, or a model that `framework` runs.
-        framework: where to build it, or what the model belongs to.
+        name_or_model: one of `list_models()`, or a model of any framework.
+        framework: where to build it, or what the model belongs to; None = as its class says, for a name "torch".
         batch_size: images.
         image_size: height and width in pixels; by default what the network was published for (32 or 224).
         device: "cpu", "cuda" or "cuda:<number>".
@@ -218,6 +218,7 @@ def measure(
     if not isinstance(name_or_model, str) and flags:
         given = ", ".join(flags)
         raise TypeError(f"measure: {given} given with a model that is built already: give its name instead")
+    framework = framework or frameworks.framework_of(name_or_model) or "torch"
     model = create_model(name_or_model, framework, **flags) if isinstance(name_or_model, str) else name_or_model
     shape = image_shape_for(model, image_size, batch_size)
     package = frameworks.load(framework)

@@ -10,7 +10,7 @@ from typing import Any
 
 import zoo
 from zoo import flags
-from zoo.atomic_write import DiskFullError
+from zoo.atomic_write import DiskFullError, atomic_write, check_file, check_folder
 from zoo.broken_pipe import give_up_output
 from zoo.choices import unknown
 from zoo.command import silence_tensorflow
@@ -122,11 +122,16 @@ def plan_command(
     """
     if model is None or budget is None:
         raise ValueError("name a model and a budget, such as `zoo plan resnet50 2GiB`; `zoo list` prints the models")
+    from zoo.planner.asked import check_asked
     from zoo.planning import study
 
+    words = tuple(word.strip() for word in allow.split(",") if word.strip())
+    check_asked(budget, words, "time", times, "chain")
+    check_folder("--pictures", pictures)
+    for flag, file in (("--save", save), ("--html", html)):
+        check_file(flag, file)
     built = zoo.create_model(model, framework)
     shape = image_shape_for(built, image_size, batch_size)
-    words = tuple(word.strip() for word in allow.split(",") if word.strip())
     asked: dict[str, Any] = {"allow": words, "max_noise": max_noise, "times": times, "framework": framework}
     found = study(built, shape, budget=budget, others=others, **asked)
     print(found.plan)
@@ -179,9 +184,9 @@ def support_command(only: str | None = None, *, save: str | None = None) -> int:
         only: one framework
         save: file to write it to, whole or not at all
     """
-    from zoo.atomic_write import atomic_write
     from zoo.support import page
 
+    check_file("--save", save)
     text = page(only)
     print(text, end="")
     if save is not None:

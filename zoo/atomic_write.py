@@ -1,4 +1,4 @@
-"""Writes a file so that it is never seen half-written, and says so when the disk is full."""
+"""Writes a file so that it is never seen half-written; says early where none can lie, and when the disk is full."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error counts
+            temporary.unlink()
         if _says_no_room(error):
             raise DiskFullError(
                 f"no room for {path.name} in {path.parent} ({_says_no_room(error)}); "
@@ -44,6 +45,47 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def check_folder(flag: str, folder: str | Path | None) -> None:
+    """Refuse, before any work, a folder that takes no files; makes it. None = nothing is to be written.
+
+    Raises:
+        ValueError: nothing can be written there; names the flag.
+
+    Example:
+        >>> import tempfile
+        >>> check_folder("--out", Path(tempfile.mkdtemp()) / "results")
+    """
+    if folder is None:
+        return
+    folder = Path(folder).expanduser()
+    probe = folder / f".{os.getpid()}.probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ValueError(f"{flag} {folder}: nothing can be written there ({reason}): give another folder") from None
+
+
+def check_file(flag: str, path: str | Path | None) -> None:
+    """Refuse, before any work, a file that cannot be written; makes its folder. None = nothing is to be written.
+
+    Raises:
+        ValueError: it is a folder, or nothing can be written where it is to lie; names the flag.
+
+    Example:
+        >>> import tempfile
+        >>> check_file("--save", Path(tempfile.mkdtemp()) / "plan.json")
+    """
+    if path is None:
+        return
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise ValueError(f"{flag} {path} is a folder: give the name of a file")
+    check_folder(flag, path.parent)
 
 
 def _says_no_room(error: BaseException | None) -> str:

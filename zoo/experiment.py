@@ -242,7 +242,7 @@ def find_network(flags: Mapping[str, Any]) -> Any:
         raise ValueError(unknown("model", model, names))
     if given:
         fixed = ", ".join(f"--{name}" for name in given)
-        raise ValueError(f"--model {model} has its shape by its name: leave out {fixed}, or use --model {FAMILY}")
+        raise ValueError(f"--model {flags['model']} has a shape of its own: leave out {fixed}, or use --model {FAMILY}")
     config = find_config(model)
     _check_reads(config, flags["model"], flags["data"])
     if drop_rate and not hasattr(config, "drop_rate"):

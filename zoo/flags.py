@@ -13,6 +13,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+# What other training scripts call a flag: spelling alone would lead from --learning_rate to --drop_rate.
+ALSO_CALLED: Mapping[str, str] = types.MappingProxyType(
+    {
+        other: flag
+        for flag, others in (
+            ("data", "dataset"),
+            ("data_dir", "root"),
+            ("save", "output out save_dir"),
+            ("model", "arch net network"),
+            ("depth", "layers"),
+            ("drop_rate", "dropout"),
+            ("n_epochs", "epochs"),
+            ("batch_size", "batch"),
+            ("lr", "learning_rate"),
+            ("wd", "weight_decay"),
+            ("device", "gpu gpus cuda"),
+            ("num_workers", "workers"),
+            ("amp", "bf16 mixed_precision"),
+            ("compressed", "bits"),
+            ("budget", "memory"),
+        )
+        for other in others.split()
+    }
+)
 _NUMBER = re.compile(r"-\.?\d.*|-(inf|nan)")
 _TYPE_NAMES: Mapping[type, str] = {bool: "True|False", int: "INT", float: "FLOAT", str: "TEXT"}
 _NEEDS: Mapping[type, str] = {bool: "True or False", int: "an integer", float: "a finite number", str: "a text"}
@@ -177,7 +201,8 @@ def _find(name: str, by_name: Mapping[str, Flag]) -> tuple[Flag, bool]:
         negated = by_name.get(plain.removeprefix("no_").removeprefix("no"))
         if plain.startswith("no") and negated is not None and negated.kind is bool:
             return negated, True
-    close = difflib.get_close_matches(plain.lstrip("-_"), by_name, n=1, cutoff=0.5)
+    meant = ALSO_CALLED.get(plain.lstrip("-_"))
+    close = [meant] if meant in by_name else difflib.get_close_matches(plain.lstrip("-_"), by_name, n=1, cutoff=0.5)
     question = f"; did you mean --{close[0]}?" if close else ""
     advice = " (--help lists all flags)" if by_name else ": this command takes no flags, leave it out"
     raise FlagError(f"unknown flag {name}{question}{advice}")

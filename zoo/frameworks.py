@@ -62,6 +62,10 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
     }
 )
 
+ALSO_CALLED: Mapping[str, str] = MappingProxyType(
+    {"pytorch": "torch", "keras": "tensorflow", "tf": "tensorflow", "memonger": "mxnet", "gluon": "mxnet"}
+)
+
 
 def find(framework: str) -> Framework:
     """The row of the table.
@@ -70,7 +74,8 @@ def find(framework: str) -> Framework:
         ValueError: no such framework, with the nearest.
     """
     if framework not in FRAMEWORKS:
-        raise ValueError(unknown("framework", framework, FRAMEWORKS))
+        hint = f" ({framework} is {ALSO_CALLED[framework]} here)" if framework in ALSO_CALLED else ""
+        raise ValueError(unknown("framework", framework, FRAMEWORKS) + hint)
     return FRAMEWORKS[framework]
 
 

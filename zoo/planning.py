@@ -126,7 +126,7 @@ def max_batch(
 
     Args:
         model, allow, loss, framework: as `plan`.
-        input_shape: of one sample, without the batch.
+        input_shape: of one sample, without the batch; channels first, in every framework.
         budget: bytes or text.
         verify: run that step. False = any size can be asked for, on any machine.
 
@@ -141,7 +141,12 @@ def max_batch(
     """
     from zoo.planner import parse_budget
 
+    if isinstance(budget, float) and 0 < budget < 1:
+        raise ValueError(f"max_batch: budget={budget}: a share of which batch's bytes? Give bytes, or '2GiB'")
+    if not isinstance(input_shape, Sequence) or isinstance(input_shape, str):
+        raise TypeError(f"max_batch: input_shape must be the shape of one sample, as (3, 32, 32), not {input_shape!r}")
     limit, package = parse_budget(budget), _package(framework, model)
+    _check_channels_first(model, (1, *input_shape))
 
     def plan_of(samples: int) -> Plan:
         asked = {"allow": allow, "objective": "memory", "times": "counted", "loss": loss}
@@ -178,6 +183,7 @@ def _package(framework: str | None, model: Any) -> ModuleType:
 
 def _batch(model: Any, batch: Any) -> Any:
     if isinstance(batch, bool) or not isinstance(batch, int):
+        _check_channels_first(model, batch)
         return batch
     if batch < 1:
         raise ValueError(f"plan: batch must be at least 1, not {batch}")
@@ -185,3 +191,15 @@ def _batch(model: Any, batch: Any) -> Any:
         kind = type(model).__name__
         raise TypeError(f"plan: how large one sample of a {kind} is, is not known: give a batch or its shape")
     return image_shape_for(model, None, batch)
+
+
+def _check_channels_first(model: Any, batch: Any) -> None:
+    channels = getattr(getattr(model, "spec", None), "in_chans", None)
+    is_shape = isinstance(batch, tuple) and len(batch) == 4 and all(isinstance(size, int) for size in batch)
+    if channels is None or not is_shape or batch[1] == channels or batch[3] != channels:
+        return
+    count, height, width, _ = batch
+    raise ValueError(
+        f"plan: images of shape {(height, width, channels)}: shapes have the channels first here, in every framework: "
+        f"give {(count, channels, height, width)}, or of one sample {(channels, height, width)}"
+    )

@@ -142,7 +142,7 @@ REFUSALS: Mapping[str, tuple[Refusal, ...]] = MappingProxyType(
             Refusal(
                 "compressed",
                 lambda asked: asked.policy.scheme is not None or asked.policy.adapts,
-                "schemes are of PyTorch; in MXNet give 1, 2, 4, 8, fixed:2 to fixed:16, half or bfloat16",
+                "MXNet has no schemes; give 1, 2, 4, 8, fixed:2 to fixed:16, half or bfloat16",
             ),
             Refusal(
                 "budget",

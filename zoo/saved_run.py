@@ -44,11 +44,12 @@ def rebuild_config(network: Mapping[str, Any]) -> Any:
     return CONFIGS[family](**fields)
 
 
-def load_run(folder: str | Path, framework: str, epoch: str) -> Any:
+def load_run(folder: str | Path, framework: str | None, epoch: str) -> Any:
     """See `zoo.load_run`."""
     if epoch not in EPOCHS:
         raise ValueError(f"epoch must be one of {', '.join(EPOCHS)}, not {epoch!r}")
-    zoo.frameworks.find(framework)
+    if framework is not None:
+        zoo.frameworks.find(framework)
     place = Path(folder).expanduser()
     content = read_config(place)
     network, flags = content.get("network"), content.get("flags")
@@ -61,9 +62,10 @@ def load_run(folder: str | Path, framework: str, epoch: str) -> Any:
         config = rebuild_config(network)
     except (ValueError, TypeError) as error:
         raise RunFolderError(f"{place / CONFIG}: its network cannot be built ({error}): restore that file") from error
-    package = zoo.frameworks.load(framework)
+    row = zoo.frameworks.find(_framework(place, flags, framework))
+    package = zoo.frameworks.load(row.name)
     model = package.build_model(config, _policy(flags))
-    run = RunFolder(place, zoo.frameworks.find(framework).checkpoint_suffix)
+    run = RunFolder(place, row.checkpoint_suffix)
     weights = run.best if epoch == "best" else run.last
     try:
         package.load_weights(model, weights, resize_head=False)
@@ -72,6 +74,19 @@ def load_run(folder: str | Path, framework: str, epoch: str) -> Any:
     except ValueError as error:
         raise TrainingError(str(error)) from error
     return model
+
+
+def _framework(place: Path, flags: Mapping[str, Any], asked: str | None) -> str:
+    """Where a run was trained; runs of `train` alone do not say, and are PyTorch's unless another is asked for."""
+    trained = flags.get("framework")
+    if trained not in zoo.frameworks.FRAMEWORKS:
+        return asked or "torch"
+    if asked not in (None, trained):
+        raise ValueError(
+            f"load_run: {place} was trained with framework={trained}, not {asked}: leave framework out, and carry the "
+            "weights over with save_weights, to a .safetensors file, and create_model(..., checkpoint_path=...)"
+        )
+    return str(trained)
 
 
 def _policy(flags: Mapping[str, Any]) -> MemoryPolicy:

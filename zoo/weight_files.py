@@ -72,8 +72,13 @@ def load(
     if path.suffix == weights.SUFFIX:
         found, network = weights.read(path)
         weights.check_flavour(network, spec)
-    else:
+    elif path.suffix == SUFFIX or not path.exists():
         found = load_arrays(path)
+    else:
+        raise WeightsError(
+            f"{path}: needed is a {SUFFIX} or {weights.SUFFIX} file; what another framework wrote in its own format, "
+            f"write there as {weights.SUFFIX}, by that framework's save_weights"
+        )
     if any(name.startswith(WEIGHTS) for name in found):
         found = named(WEIGHTS, found)
     found = {weights.strip_wrappers(name): array for name, array in found.items() if not name.endswith(COUNTER)}
@@ -108,8 +113,12 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            arrays: dict[str, Any] = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise TrainingError(f"{path} cannot be read as a checkpoint: {error or 'it ends too early'}") from error
+    other = next((name for name, value in arrays.items() if not isinstance(value, np.ndarray)), None)
+    if other is not None:  # a zip file of another library, which NumPy opens without complaint
+        raise TrainingError(f"{path} cannot be read as a checkpoint: {other!r} in it is no array")
+    return arrays

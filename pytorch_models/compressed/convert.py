@@ -16,6 +16,7 @@ from pytorch_models.compressed import layers, transformer_layers
 from pytorch_models.compressed.hooked_forward import hook_forward
 from pytorch_models.compressed.layers import Compressed
 from pytorch_models.compressed.session import Compression
+from zoo.policy import MemoryPolicy
 from zoo.schemes import FIXED, HOOKS, LAYERS, NOTHING, Scheme, find_scheme
 
 CLASSES: Mapping[type[nn.Module], type[nn.Module]] = MappingProxyType(
@@ -59,7 +60,8 @@ def compress(
         The same model; `model.compression` reports.
 
     Raises:
-        TypeError, ValueError: no model, an unknown scheme, or a model that is compressed already.
+        TypeError, ValueError: no model, an unknown scheme, a model that is compressed already, or a model of the zoo
+            with `efficient` or codes of its own, whose plain layers a scheme would need.
 
     Source:
         ActNN (Chen et al. 2021, arXiv:2104.14129).
@@ -79,6 +81,8 @@ def compress(
         raise ValueError(f"compress: num_samples must be the training set's size, or 0 for none, not {num_samples}")
     asked = find_scheme(scheme)
     _refuse_again(model)
+    if asked.way in (LAYERS, FIXED):
+        _refuse_saving(model, asked)
     _say_what_is_missing(model, asked)
     compression = Compression(asked, num_samples)
     if asked.way in (LAYERS, FIXED):
@@ -97,6 +101,17 @@ def _refuse_again(model: nn.Module) -> None:
             where = f"its part {name!r}" if name else "it"
             raise ValueError(
                 f"compress: {where} is compressed already ({module.compression.scheme}): build the model anew"
+            )
+
+
+def _refuse_saving(model: nn.Module, scheme: Scheme) -> None:
+    for name, module in model.named_modules():
+        policy = getattr(module, "policy", None)
+        if isinstance(policy, MemoryPolicy) and policy.share_features:  # efficient, own codes, levels 3 and 4
+            where = f"its part {name!r}" if name else "it"
+            raise ValueError(
+                f"compress: {where} saves memory its own way ({policy}), of which {scheme.name} would leave nothing: "
+                "build the model without, or with compressed=2 beside efficient=True, or give 'gact:4'"
             )
 
 

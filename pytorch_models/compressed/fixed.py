@@ -208,7 +208,8 @@ def published_bits(kept: Kept, scheme: Scheme, count: int) -> float:
 
 def _pack_channels(tensor: Tensor, scheme: Scheme, square: Tensor | None, seed: int, *, zeros: bool) -> Kept:
     tensor = tensor.contiguous()
-    has_channels = tensor.dim() > 3 or (tensor.dim() == 3 and square is not None and square.numel() > 1)
+    # What reads (N, T, C) or (N, C) tells one bound for all; a norm over (N, C, T) or (N, C) one a channel.
+    has_channels = tensor.dim() > 3 or (tensor.dim() > 1 and square is not None and square.numel() > 1)
     channels = tensor.shape[1] if has_channels else 1
     values = tensor.view(tensor.shape[0], channels, -1) if channels > 1 else tensor.view(1, 1, -1)
     low, high = torch.aminmax(values.float().transpose(0, 1).flatten(1), dim=1) if values.numel() else (

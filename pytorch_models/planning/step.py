@@ -47,12 +47,12 @@ def as_call(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, An
 
 def default_loss(outputs: Any) -> Tensor:
     """Cross-entropy of (N, classes) scores; a sum that a model gives; else the mean square of all that it gives."""
-    if isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.is_floating_point():
+    if isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.is_floating_point() and outputs.requires_grad:
         targets = torch.arange(len(outputs), device=outputs.device) % outputs.shape[1]
         return F.cross_entropy(outputs.float(), targets)
     found = [tensor for tensor in tensors_in(outputs) if tensor.is_floating_point() and tensor.requires_grad]
     if not found:
-        raise ValueError("plan: the model gives nothing that has a gradient: is anything in it trained?")
+        raise ValueError("the model gives nothing that has a gradient: is anything in it trained?")
     scalars = [tensor for tensor in found if tensor.dim() == 0]
     if scalars:
         return scalars[0].float()

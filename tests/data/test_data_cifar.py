@@ -155,7 +155,8 @@ def test_incomplete_folder_and_archive(missing: str, tmp_path: Path) -> None:
     archive = tmp_path / "some.tar.gz"
     archive.write_bytes(made.tar_bytes(files))
     with pytest.raises(
-        ValueError, match=f"some.tar.gz holds no {missing}: not the whole of cifar10. Delete it and download"
+        ValueError,
+        match=f"some.tar.gz holds no {missing}: not the whole of cifar10. Needed is CIFAR-10's",
     ):
         zoo.data.load(archive)
 

@@ -6,6 +6,7 @@ import inspect
 import logging
 from typing import Any
 
+import numpy as np
 import pytest
 from mxnet_networks import assert_same_bits, dense_network, mx, recurrent_network, residual_network, step_results
 
@@ -237,12 +238,22 @@ def test_what_the_figure_cannot_tell_is_not_searched_nor_promised() -> None:
         (lambda net: search(net, ntrial=-1), ValueError, "ntrial must be"),
         (lambda net: search(net, workers=-1), ValueError, "workers must be"),
         (lambda net: search(net, bytes_per_flop=-1), ValueError, "bytes_per_flop must be"),
+        (lambda net: search(net, seed="x"), ValueError, "seed must be an integer"),
+        (lambda net: memonger.get_cost(net, {"data": "floaty"}, **LARGE), TypeError, "data must be a type such as"),
+        (lambda net: memonger.get_cost(net.as_np_ndarray(), **LARGE), TypeError, "give its as_nd_ndarray"),
+        (lambda net: memonger.mirror(net, 3), TypeError, "predicate must be a function"),
+        (lambda net: memonger.mirror(net, bool, foo=(1,)), ValueError, "mirror: unknown input 'foo'"),
         (lambda net: memonger.make_mirror_plan(net, -1, **LARGE), ValueError, "threshold must be"),
     ],
 )
 def test_bad_input_is_named(call: Any, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         call(residual_network(1))
+
+
+def test_shapes_may_be_of_numpys_integers() -> None:
+    net, (name, shape) = residual_network(1), next(iter(LARGE.items()))
+    assert memonger.get_cost(net, **{name: tuple(np.array(shape))}) == memonger.get_cost(net, **LARGE)
 
 
 def test_budgets_as_people_write_them() -> None:

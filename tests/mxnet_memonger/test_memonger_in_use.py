@@ -63,6 +63,25 @@ def test_gluon_gets_the_same_gradients_from_a_plan() -> None:
     assert not np.array_equal(planned.collect_params()["net_dense0_weight"].data().asnumpy(), before)
 
 
+def test_a_gluon_step_has_one_batch_and_the_blocks_type() -> None:
+    net = mx.gluon.nn.Dense(2, in_units=3)
+    net.initialize()
+    net.cast("float64")
+    loss = mx.gluon.loss.SoftmaxCrossEntropyLoss()
+    step = memonger.gluon_train(net, loss, (4, 3), (4,), workers=0, ntrial=0)
+    _, scores = step(mx.nd.ones((4, 3), dtype="float64"), mx.nd.zeros(4))
+    assert scores.dtype == net.weight.grad().dtype == np.float64
+    for data, label, message in (
+        ((1, 3), 4, r"data has the shape \(1, 3\)"),
+        ((4, 3), 1, r"label has the shape \(1,\)"),
+    ):
+        with pytest.raises(ValueError, match=f"{message}, but this step is bound for"):
+            step(mx.nd.ones(data, dtype="float64"), mx.nd.zeros(label))
+    net.bias.cast("float32")
+    with pytest.raises(ValueError, match="float32, float64"):
+        memonger.gluon_train(net, loss, (4, 3), (4,))
+
+
 @pytest.mark.parametrize(
     ("name", "flags"),
     [

@@ -193,3 +193,14 @@ def test_module_fits_codes_without_twins() -> None:
 def test_codecs_that_do_not_suit_are_named(wrong: str) -> None:
     with pytest.raises(ValueError, match=r"compressed|codec"):
         ResNet(layers=(1,), width=8, compressed=wrong)
+
+
+def test_labels_of_another_number_are_not_spread_over_the_batch() -> None:
+    runner = StepRunner(ResNet(layers=(1,), width=8), mx.cpu())
+    with pytest.raises(ValueError, match=r"labels has the shape \(1,\)"):
+        runner.train(images((4, 3, 8, 8)), np.zeros(1))
+
+
+def test_an_argument_that_does_not_exist_is_named() -> None:
+    with pytest.raises(TypeError, match=r"ResNet: unknown argument 'efficent': did you mean efficient\?"):
+        ResNet(efficent=True)

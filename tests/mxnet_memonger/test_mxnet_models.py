@@ -176,7 +176,7 @@ def test_what_mxnet_does_not_offer_is_refused() -> None:
         DenseNet(opt_memory=3)
     with pytest.raises(PolicyNotOfferedError, match="compressed=4"):
         LSTM(compressed=4)
-    with pytest.raises(PolicyNotOfferedError, match="compressed=L3: schemes are of PyTorch"):
+    with pytest.raises(PolicyNotOfferedError, match="compressed=L3: MXNet has no schemes"):
         ResNet(compressed="L3")
     with pytest.raises(ValueError, match="features_only=True: mxnet offers no feature maps"):
         zoo.create_model("resnet20", "mxnet", features_only=True)

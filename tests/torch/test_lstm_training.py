@@ -91,7 +91,7 @@ def test_the_command_trains_rows_of_images_and_a_text(tmp_path: Path, capsys: py
         (["--data", "text"], "give --model lstm"),
         (["--data", "seq-mnist", "--model", "lstm_text"], "give --data text"),
         (["--data", "text:", "--model", "lstm"], "names no file"),
-        (["--data", "text", "--model", "lstm", "--depth", "40"], "has its shape by its name"),
+        (["--data", "text", "--model", "lstm", "--depth", "40"], "--model lstm has a shape of its own"),
         (["--data", "text", "--model", "lstm", "--efficient", "True", "--keep_bottleneck", "True"], "no bottlenecks"),
     ],
 )

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zoo import frameworks
+from zoo.atomic_write import check_folder
 from zoo.bench.catalogue import BENCHES
 from zoo.bench.output import machine, write
 from zoo.bench.picture import check_can_draw, draw
@@ -60,14 +61,7 @@ def check(bench: Bench, folder: Path, device: str = "cpu", picture: bool = True)
         raise ImportError(f"the table {bench.name} is measured in {bench.framework}: {missing}")
     if picture:
         check_can_draw()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{bench.name}.probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ValueError(f"--out {folder}: nothing can be written there ({reason}): give another folder") from None
+    check_folder("--out", folder)
 
 
 def run(

@@ -138,4 +138,6 @@ def _advice(path: Path, layouts: Sequence[CifarLayout]) -> str:
     """What to do about files that are no good; names the official archive that `path` is or was unpacked from."""
     named = [layout.archive for layout in layouts if path.name in (layout.archive.name, layout.folder)]
     archive = (named or [layouts[0].archive])[0]
+    if not named:  # a file of somebody's own: never advise to delete that
+        return f"Needed is CIFAR-10's or CIFAR-100's archive, such as {archive.url()} (MD5 {archive.md5})"
     return f"Delete it and download it again: {archive.url()} (MD5 {archive.md5})"

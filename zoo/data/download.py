@@ -92,7 +92,7 @@ def missing_message(remote: RemoteFile, folder: Path, reason: str) -> str:
     return (
         f"{remote.name} is not in {folder.resolve()} and was not downloaded: {reason}. "
         f"Download {remote.url()} (MD5 {remote.md5}) where there is a network and put it there. "
-        f"Data sets that need no download: {', '.join(names_without_download())}"
+        f"Data sets that need no download: {', '.join(names_without_download())}; for --model lstm also text"
     )
 
 

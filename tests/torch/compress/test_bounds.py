@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from compress.small_nets import gradient, images, residual
+from torch import nn
 
 from pytorch_models.compressed import compress
 
@@ -33,6 +34,18 @@ def test_bounds_count_a_sign_that_the_published_tables_leave_out() -> None:
     mean = zeros.compression.published_bits
     assert 3 < mean < 6.5
     assert torch.isnan(torch.tensor(compress(residual(), "L3").compression.published_bits))
+
+
+@pytest.mark.parametrize("scheme", ["autoquant", "autoquant-sr"])
+def test_a_norm_behind_a_matrix_product_has_bits_of_its_own_for_each_feature(scheme: str) -> None:
+    torch.manual_seed(0)
+    model = compress(nn.Sequential(nn.Linear(9, 17), nn.BatchNorm1d(17), nn.Linear(17, 3)), scheme)
+    inputs = torch.randn(64, 9)
+    exact = gradient(model, inputs)  # keeps floats, and learns the bounds
+    near = gradient(model, inputs)
+    assert torch.linalg.norm(near - exact) < 0.5 * torch.linalg.norm(exact)
+    row = next(one for one in model.compression.report() if one["layer"] == "1")
+    assert row["bits"] < 16
 
 
 def test_swap_on_a_cpu_and_l5_without_segments_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
