@@ -111,12 +111,13 @@ def search_plan(
     task = _Task("search_plan", sym, type_dict, input_shapes, copies, own_processes, seed, ntrial)
     with _open_search(task) as (search, opened):
         rank = _rank(search.space, limit, most_recomputed, bytes_per_flop)
-        best = search.first(rank, brief=ntrial == 0)
-        if ntrial:
-            best = search.best(rank, return_info)
-        if limit is not None and best.bytes > limit:
-            raise InfeasibleBudgetError(limit, best.bytes)
         before = opened.cost_of_marks()
+        best = search.first(rank, brief=ntrial == 0 or before == 0)
+        if ntrial and before:  # no plan is better than a figure of zero
+            best = search.best(rank, return_info)
+        least = max(best.bytes, MIB // opened.binder.factor)  # the figure is told no finer
+        if limit is not None and least > limit:
+            raise InfeasibleBudgetError(limit, least)
         info = PlanInfo(
             before_bytes=before,
             chosen=PlanPoint.of(search.space, best),
@@ -226,6 +227,8 @@ class _Opened:
         graph = SymbolGraph.of(unmarked, bound.given)
         text = binder.debug_text(unmarked)
         space = PlanSpace(graph, backward_reads(graph, text), task.copies)
+        if not space.operators:
+            raise ValueError(f"{task.caller}: the Symbol is inputs alone, without an operator: give the network")
         setting = worker_setting(unmarked, task.type_dict, bound.given)
         return cls(binder, space, Unplanned(text, marked.mirrored()), setting)
 

@@ -81,13 +81,18 @@ class PlanSpace:
         return any(source != index for source, _ in self.reads[index])
 
     def can_copy(self, index: int) -> bool:
-        """Whether an identity behind this node helps and is possible."""
+        """Whether an identity behind this node is possible."""
         node = self.graph.nodes[index]
         return self.copies and index not in self.fixed and len(node.shapes) == 1 and index not in self.heads
 
+    @cached_property
+    def copyable(self) -> frozenset[int]:
+        """Nodes behind which an identity helps and is possible."""
+        return frozenset(index for index in self.operators if self.holds_inputs(index) and self.can_copy(index))
+
     def keeping(self, outputs: frozenset[int], whole: frozenset[int] = frozenset()) -> MirrorPlan:
         """The plan that keeps the outputs of some nodes, and everything of others."""
-        copied = frozenset(index for index in outputs - whole if self.holds_inputs(index) and self.can_copy(index))
+        copied = (outputs - whole) & self.copyable
         return MirrorPlan((outputs | whole) - copied, copied)
 
     def mirrored(self, plan: MirrorPlan) -> frozenset[int]:

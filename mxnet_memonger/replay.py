@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from mxnet_memonger.mirror_plan import MirrorPlan, PlanSpace
-from mxnet_memonger.replay_loops import ALLOCATES, GRADIENT, OVERWRITES, SHARES, VALUE, replay, run_again
+from mxnet_memonger.replay_loops import ALLOCATES, GRADIENT, MATCH_RANGE, OVERWRITES, SHARES, VALUE, replay, run_again
 from mxnet_memonger.symbol_graph import BYTES_A_VALUE
 
 # Operators whose output may overwrite an input that nobody reads any more (of a backward operator: the first).
@@ -45,6 +45,7 @@ class Replay:
         readers = [[(places[reader],) for reader in space.consumers[index]] for index in space.operators]
         reads = [sorted({(places[source],) for source, _ in space.reads[index]}) for index in space.operators]
         self._dependencies = (*_flat(readers), *_flat(reads))
+        self._last: tuple[MirrorPlan | None, tuple[np.ndarray, np.ndarray]] = (None, (self._fixed, self._fixed))
 
     def bytes_of(self, plan: MirrorPlan) -> int:
         """What MXNet would allocate."""
@@ -56,10 +57,12 @@ class Replay:
         return int(self._flops[self._again(plan)[0]].sum())
 
     def _again(self, plan: MirrorPlan) -> tuple[np.ndarray, np.ndarray]:
-        kept, copied = self._fixed.copy(), np.zeros(len(self._fixed), np.bool_)
-        kept[[self.places[index] for index in plan.kept]] = True
-        copied[[self.places[index] for index in plan.copied]] = True
-        return run_again(kept, copied, *self._dependencies), copied
+        if self._last[0] is not plan:  # bytes and work of a plan are asked for one after the other
+            kept, copied = self._fixed.copy(), np.zeros(len(self._fixed), np.bool_)
+            kept[[self.places[index] for index in plan.kept]] = True
+            copied[[self.places[index] for index in plan.copied]] = True
+            self._last = plan, (run_again(kept, copied, *self._dependencies), copied)
+        return self._last[1]
 
 
 def sections(debug_text: str) -> Iterator[tuple[str, str, list[tuple[str, int]]]]:
@@ -102,15 +105,14 @@ class _Reader:
         flat = [size for sizes in self.sizes for size in sizes]
         return (
             self.base.astype(np.int64),
-            np.array(flat, np.int64),
             heads,
             *_ragged(inputs, 2),
             np.array(in_place, np.int64),
             np.array([owner for owner, _, _, _ in self.backward], np.int64),
             *_ragged([reads for _, reads, _, _ in self.backward], 3),
             np.concatenate([[0], np.cumsum([made for _, _, made, _ in self.backward])]).astype(np.int64),
-            np.where(self._read(), self.gradient_bytes, 0).astype(np.int64),
             np.array([reuse for _, _, _, reuse in self.backward], np.int64),
+            *_by_size(np.concatenate([flat, flat, flat, np.where(self._read(), self.gradient_bytes, 0)])),
         )
 
     def _sizes(self, index: int, debug_text: str) -> list[int]:
@@ -161,6 +163,14 @@ class _Reader:
 
 def _reuse(op: str) -> int:
     return SHARES if op in SAME else OVERWRITES if op in IN_PLACE else ALLOCATES
+
+
+def _by_size(values: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Ranks of values among their distinct sizes, those sizes, and the ranks of blocks that are given for each."""
+    sizes, ranks = np.unique(np.append(values, 0).astype(np.int64), return_inverse=True)
+    smallest = np.searchsorted(sizes, np.maximum(sizes // MATCH_RANGE, 1))
+    largest = np.searchsorted(sizes, sizes * MATCH_RANGE, side="right") - 1
+    return ranks[:-1].astype(np.int64), sizes, smallest, largest
 
 
 def _ragged(rows: Sequence[Sequence[tuple[int, ...]]], width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -36,7 +36,6 @@ def replay(
     mirrored: Any,
     copied: Any,
     base: Any,
-    sizes: Any,
     heads: Any,
     input_starts: Any,
     inputs: Any,
@@ -45,13 +44,15 @@ def replay(
     read_starts: Any,
     reads: Any,
     made_starts: Any,
-    gradient_bytes: Any,
     backward_reuse: Any,
+    rank: Any,
+    sizes: Any,
+    smallest: Any,
+    largest: Any,
 ) -> int:
     """Bytes that MXNet would allocate for a plan; see `mxnet_memonger.replay` for the arrays."""
     values = base[-1]
     kinds, which = in_order(mirrored, copied, input_starts, inputs, owner, read_starts, reads)
-    every = np.concatenate((sizes, sizes, sizes, gradient_bytes))
     # All that is read, event by event; and what is made: first value, number of values, how.
     starts = np.zeros(len(kinds) + 1, np.int64)
     made = np.empty((len(kinds), 3), np.int64)
@@ -85,9 +86,9 @@ def replay(
                     n += 1
             made[e] = (base[i] + (values if kind == AGAIN else 0), base[i + 1] - base[i], reuse[i])
         starts[e + 1] = n
-    readers = np.bincount(read[:n], minlength=len(every))
+    readers = np.bincount(read[:n], minlength=len(rank))
     readers[:values] += heads
-    return hand_out(starts, read, made, kinds, readers, every)
+    return hand_out(starts, read, made, kinds, readers, rank, sizes, smallest, largest)
 
 
 @numba.njit(cache=True)
@@ -140,71 +141,94 @@ def in_order(
 
 
 @numba.njit(cache=True)
-def hand_out(starts: Any, read: Any, made: Any, kinds: Any, readers: Any, every: Any) -> int:
-    """Bytes of all blocks that MXNet's planner would hand out to values, of which each event reads and makes some."""
-    block_of = np.full(len(every), -1, np.int64)
-    size_of, refs, freed = (
-        np.zeros(len(every), np.int64),
-        np.zeros(len(every), np.int64),
-        np.zeros(len(every), np.int64),
-    )
-    free = np.empty(len(every), np.int64)
-    blocks = frees = clock = 0
+def hand_out(
+    starts: Any, read: Any, made: Any, kinds: Any, readers: Any, rank: Any, sizes: Any, smallest: Any, largest: Any
+) -> int:
+    """Bytes of all blocks that MXNet's planner would hand out to values, of which each event reads and makes some.
+
+    Args:
+        starts, read: what each event reads.
+        made: what each event makes: the first value, how many, and how.
+        kinds: of events.
+        readers: how many read a value.
+        rank: of each value's size among `sizes`, which rise; 0 is the size of what takes no memory.
+        smallest, largest: ranks of the smallest and largest block that is given for a size.
+    """
+    block_of = np.full(len(rank), -1, np.int64)
+    rank_of, refs = np.zeros(len(rank), np.int64), np.zeros(len(rank), np.int64)
+    # Free blocks of each size in the order in which they were freed: the first and last, and of a block the next.
+    ends = np.full((len(sizes), 2), -1, np.int64)
+    beside = np.empty((len(rank), 2), np.int64)
+    blocks = 0
     for e in range(len(kinds)):
         first, last = starts[e], starts[e + 1]
         candidates = min(last, first + 1) if kinds[e] == BACKWARD else last
         for out in range(made[e, 0], made[e, 0] + made[e, 1]):
-            size = every[out]
-            if size == 0:
+            own = rank[out]
+            if own == 0:
                 continue
             if made[e, 2] != ALLOCATES and readers[out] > 0:
                 for k in range(first, candidates):
                     held = block_of[read[k]]
-                    if held >= 0 and every[read[k]] == size and (made[e, 2] == SHARES or refs[held] == 1):
+                    if held >= 0 and rank[read[k]] == own and (made[e, 2] == SHARES or refs[held] == 1):
                         block_of[out] = held
                         refs[held] += readers[out]
                         break
             if block_of[out] >= 0:
                 continue
-            place = find(free, frees, size_of, freed, size)
-            if place >= 0:
-                found = free[place]
-                frees -= 1
-                free[place] = free[frees]
-            else:
+            found = take(ends, beside, own, smallest[own], largest[own])
+            if found < 0:
                 found = blocks
                 blocks += 1
-            size_of[found] = max(size_of[found], size)
+            rank_of[found] = max(rank_of[found], own)
             refs[found], block_of[out] = readers[out], found
         for k in range(first, last):
             held = block_of[read[k]]
             if held >= 0:
                 refs[held] -= 1
                 if refs[held] == 0:
-                    clock += 1
-                    freed[held], free[frees] = clock, held
-                    frees += 1
+                    give_back(ends, beside, rank_of[held], held)
         for out in range(made[e, 0], made[e, 0] + made[e, 1]):
             held = block_of[out]
             if held >= 0 and readers[out] == 0:  # nobody reads it
-                clock += 1
-                freed[held], free[frees] = clock, held
-                frees += 1
-    return size_of[:blocks].sum()
+                give_back(ends, beside, rank_of[held], held)
+    total = 0
+    for block in range(blocks):
+        total += sizes[rank_of[block]]
+    return total
 
 
 @numba.njit(cache=True)
-def find(free: Any, frees: int, size_of: Any, freed: Any, size: int) -> int:
+def take(ends: Any, beside: Any, own: int, smallest: int, largest: int) -> int:
     """The smallest free block that is large enough, the one freed first among equals; else the largest smaller one."""
-    larger, smaller = -1, -1
-    for place in range(frees):
-        b = free[place]
-        own = size_of[b]
-        if size <= own <= size * MATCH_RANGE:
-            if larger < 0 or (own, freed[b]) < (size_of[free[larger]], freed[free[larger]]):
-                larger = place
-        elif size // MATCH_RANGE <= own < size and (
-            smaller < 0 or (own, freed[b]) > (size_of[free[smaller]], freed[free[smaller]])
-        ):
-            smaller = place
-    return larger if larger >= 0 else smaller
+    for rank in range(own, largest + 1):
+        block = ends[rank, 0]
+        if block >= 0:
+            after = ends[rank, 0] = beside[block, 1]
+            if after >= 0:
+                beside[after, 0] = -1
+            else:
+                ends[rank, 1] = -1
+            return block
+    for rank in range(own - 1, smallest - 1, -1):
+        block = ends[rank, 1]
+        if block >= 0:
+            before = ends[rank, 1] = beside[block, 0]
+            if before >= 0:
+                beside[before, 1] = -1
+            else:
+                ends[rank, 0] = -1
+            return block
+    return -1
+
+
+@numba.njit(cache=True)
+def give_back(ends: Any, beside: Any, rank: int, block: int) -> None:
+    """Put a block behind the free ones of its size."""
+    before = ends[rank, 1]
+    beside[block, 0], beside[block, 1] = before, -1
+    ends[rank, 1] = block
+    if before >= 0:
+        beside[before, 1] = block
+    else:
+        ends[rank, 0] = block

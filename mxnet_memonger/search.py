@@ -20,17 +20,19 @@ from mxnet_memonger.replay import Replay
 from mxnet_memonger.starts import is_large, stages, starts
 
 CLIMBS, TRIAL_SHARE = 3, 1 / 10  # of the best starts, that are tried first; of the work for each
-LAST_SHARE = 0.75  # of what is left, for annealing from what then is best
+LAST_SHARES = (0.5, 0.9)  # of what is left each time, for annealing from what then is best
+TWICE = 0.3  # of the steps of annealing make two changes at once
 KICK_CHANGES = 4
 MOST_KICKS = 8  # in a row without a gain
-HOTTEST, COLDEST = 0.01, 0.0002  # worsenings by this share are taken in e out of one cases, at first and at last
+HOTTEST, COLDEST = 0.01, 0.0002  # worsenings by this share are taken in one of e cases, at first and at last
+REHEATED = 0.004  # where the last annealing begins, from what the one before has found
 ENOUGH = 0.0005  # a round of changes that gains less than this share is the last
 LEAST_BOUND = 8  # of what was replayed; where there is work for more, a quarter of what may be bound
-REPLAYS = 250  # times the work may be replayed, in about four seconds a trial
+REPLAYS = 400  # times the work may be replayed, in about four seconds a trial
 BIND_SHARE = 1 / 3  # of the work, where plans are replayed first
-WITHOUT_REPLAYS = 4  # times the work, where nothing is replayed
+WITHOUT_REPLAYS, LARGE_WITHOUT = 4, 2  # times the work, where nothing is replayed; in a large network
 FRONTIER_PART = 24  # of that work is for each point of the frontier
-SHARES = (0.1, 0.25, 0.5, 0.65)  # of a forward pass done again, for which the frontier is searched
+SHARES = (0.1, 0.25, 0.5, 0.65, 0.8)  # of a forward pass done again, for which the frontier is searched
 Rank = Callable[[Point], tuple[float, ...]]
 
 
@@ -72,7 +74,7 @@ class Search:
         """
         cuts, came = CutGraph.of(space), Choice(frozenset(), frozenset(space.operators) - unplanned.marked)
         if is_large(space) or any(stages(space)):
-            bound = Ledger(space, costs, space.flops, WITHOUT_REPLAYS * work)
+            bound = Ledger(space, costs, space.flops, (LARGE_WITHOUT if is_large(space) else WITHOUT_REPLAYS) * work)
             return cls(space, cuts, bound, bound, 0, came, seed)
         replay = Replay(space, unplanned.debug_text)
         bound = Ledger(space, costs, replay.flops_of, int(work * BIND_SHARE))
@@ -119,7 +121,8 @@ class Search:
         for start in ranked:
             if not ledger.is_over:
                 self.anneal(ledger, start, rank, share)
-        self.anneal(ledger, min(ledger.points.values(), key=rank), rank, int(ledger.work * LAST_SHARE))
+        for share, heat in zip(LAST_SHARES, (HOTTEST, REHEATED), strict=True):
+            self.anneal(ledger, min(ledger.points.values(), key=rank), rank, int(ledger.work * share), heat)
         return self._climb_on(ledger, min(ledger.points.values(), key=rank), rank)
 
     def _climb_on(self, ledger: Ledger, start: Point, rank: Rank) -> Point:
@@ -165,8 +168,8 @@ class Search:
                 break
         return best
 
-    def anneal(self, ledger: Ledger, start: Point, rank: Rank, work: int) -> Point:
-        """Change one thing at a time, at first also for the worse, until so much work is done.
+    def anneal(self, ledger: Ledger, start: Point, rank: Rank, work: int, hottest: float = HOTTEST) -> Point:
+        """Change one thing or two at a time, at first also for the worse, until so much work is done.
 
         After Kirkpatrick, Gelatt and Vecchi 1983.
         """
@@ -177,8 +180,9 @@ class Search:
         for step in range(steps if draws.groups else 0):
             if ledger.is_over:
                 break
-            heat = HOTTEST * (COLDEST / HOTTEST) ** (step / steps)
-            found = ledger.glimpse(draws.change(at.choice))
+            heat = hottest * (COLDEST / hottest) ** (step / steps)
+            choice = draws.change(at.choice)
+            found = ledger.glimpse(draws.change(choice) if order.random() < TWICE else choice)
             worse = _worsening(rank(at), rank(found))
             if worse <= 0 or order.random() < math.exp(-worse / heat):
                 at = found

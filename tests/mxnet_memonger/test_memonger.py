@@ -206,6 +206,16 @@ def test_a_network_without_parameters_is_planned() -> None:
     assert info.chosen.bytes <= info.before_bytes
 
 
+def test_what_the_figure_cannot_tell_is_not_searched_nor_promised() -> None:
+    """Less than a megabyte, sixteen times as large a batch: the figure is zero."""
+    sym, shapes = residual_network(1), {"data": (1, 3, 4, 4)}
+    _, info = search(sym, shapes)
+    assert info.before_bytes == info.chosen.bytes == 0
+    assert info.bound <= 12
+    with pytest.raises(InfeasibleBudgetError, match="65536|64"):
+        search(sym, shapes, budget=1)
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
@@ -219,6 +229,7 @@ def test_a_network_without_parameters_is_planned() -> None:
         (lambda net: memonger.search_plan("net", data=(1,)), TypeError, "an mx.sym.Symbol is needed, not str"),
         (lambda net: memonger.search_plan(mx.gluon.nn.Dense(2)), TypeError, "call memonger.gluon_train"),
         (lambda net: memonger.search_plan(mx.sym.zeros((2,))), ValueError, "reads no input"),
+        (lambda net: memonger.search_plan(mx.sym.Variable("data"), data=(2, 3)), ValueError, "inputs alone"),
         (lambda net: search(net, budget="much"), ValueError, "budget must be a number with one of"),
         (lambda net: search(net, budget=0), ValueError, "budget must be above 0"),
         (lambda net: search(net, budget=True), TypeError, "budget must be bytes"),
