@@ -26,7 +26,7 @@ MAY_IMPORT = {
 FRAMEWORKS = {"torch", "tensorflow", "keras", "mxnet", "cupy", "numba", "jax"}
 THE_DOOR = "zoo/frameworks.py"
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "misc", "common"}
-MAY_PRINT = re.compile(r"demo\.py|zoo/__main__\.py|benchmarks/.*|tests/.*")
+MAY_PRINT = re.compile(r"demo\.py|zoo/(__main__|subcommands)\.py|benchmarks/.*|tests/.*")
 MAX_LINES = 300
 
 Rule = Callable[[str, str], list[str]]
