@@ -123,7 +123,7 @@ class PlannedForward:
         self.stretch: Steps = ()
         self.coded = ""  # the kind that is brought about from outside
 
-    @torch.compiler.disable
+    @torch.compiler.disable(reason="a stretch runs ahead of the modules in it, which then hand on what they are given")
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run as planned; under `torch.compile`, operator by operator."""
         if self.is_root and (_now() is None or _now().root is not self.root):  # type: ignore[union-attr]

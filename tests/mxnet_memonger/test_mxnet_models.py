@@ -188,3 +188,5 @@ def test_what_mxnet_does_not_offer_is_refused() -> None:
         mxnet_memonger.check_device("cpu", amp=True)
     with pytest.raises(ValueError, match=r"built without CUDA|sees"):
         mxnet_memonger.check_device("cuda:7")
+    with pytest.raises(ValueError, match="device must be auto, cpu, cuda or"):
+        mxnet_memonger.check_device("gpu")
