@@ -20,7 +20,7 @@ from pytorch_models.saving.activation import Activation
 from pytorch_models.saving.norm import Affine
 from pytorch_models.saving.passes import channel_sums
 from pytorch_models.saving.tiles import as_images, laid_out_like, tiles
-from pytorch_models.saving.unit_call import Convolution, Unit
+from pytorch_models.saving.unit_call import Convolution, Unit, sampled
 from pytorch_models.saving.units import RebuiltTiles
 
 
@@ -30,11 +30,6 @@ def pays(convolution: Convolution | None, weight: Tensor | None, positions: int)
         return False
     out, into, *taps = weight.shape
     return all(size == 1 for size in taps) and 2 * into * (positions + out) <= positions * out
-
-
-def sampled(values: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """The positions that a 1x1 convolution of this stride reads."""
-    return values[(slice(None), slice(None), *(slice(None, None, step) for step in stride))]
 
 
 class PointwiseTail:

@@ -15,6 +15,11 @@ from pytorch_models.saving.activation import RELU, Activation
 UNIT_PARAMETERS = 5  # norm weight, norm bias, convolution weight, convolution bias, activation weight
 
 
+def sampled(values: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """The positions that a 1x1 convolution of this stride reads."""
+    return values[(slice(None), slice(None), *(slice(None, None, step) for step in stride))]
+
+
 @dataclass(frozen=True)
 class Convolution:
     """Geometry of one convolution, 1d, 2d or 3d; weight and bias are given at each call."""
@@ -46,12 +51,15 @@ class Convolution:
             d_inputs, _, _ = self.backward(gradient, inputs, weight, needs=(True, False, False))
             _, d_weight, d_bias = self.backward(gradient, inputs, weight, needs=(False, *needs[1:]))
             return d_inputs, d_weight, d_bias
+        stride = self.stride
+        if needs[1] and self._overruns(inputs, weight):
+            inputs, stride = sampled(inputs, stride), (1,) * len(stride)
         return torch.ops.aten.convolution_backward(
             gradient,
             inputs,
             weight,
             [weight.shape[0]],
-            self.stride,
+            stride,
             self.padding,
             self.dilation,
             False,
@@ -59,6 +67,16 @@ class Convolution:
             self.groups,
             needs,
         )
+
+    def _overruns(self, inputs: Tensor, weight: Tensor) -> bool:
+        """Whether oneDNN would write past its scratch in the weight's gradient (its issue 6035): memory is corrupted.
+
+        So it is for strided 1x1 convolutions of channels_last images of fewer channels than it has lanes: 16 with
+        AVX-512. Their gradient reads every stride-th pixel alone, and so is that of a convolution of those pixels.
+        """
+        is_pointwise = max(weight.shape[2:]) == 1 and not any(self.padding) and self.groups == 1
+        small = inputs.shape[1] < 16 and inputs.stride(1) == 1 and inputs.device.type == "cpu"
+        return is_pointwise and small and max(self.stride) > 1
 
 
 @dataclass(frozen=True)
