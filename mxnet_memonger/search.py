@@ -121,8 +121,8 @@ class Search:
         for start in ranked:
             if not ledger.is_over:
                 self.anneal(ledger, start, rank, share)
-        for last, heat in zip(LAST_SHARES, (HOTTEST, REHEATED), strict=True):
-            self.anneal(ledger, min(ledger.points.values(), key=rank), rank, int(ledger.work * last), heat)
+        for part, heat in zip(LAST_SHARES, (HOTTEST, REHEATED), strict=True):
+            self.anneal(ledger, min(ledger.points.values(), key=rank), rank, int(ledger.work * part), heat)
         return self._climb_on(ledger, min(ledger.points.values(), key=rank), rank)
 
     def _climb_on(self, ledger: Ledger, start: Point, rank: Rank) -> Point:
