@@ -30,7 +30,7 @@ ENOUGH = 0.0005  # a round of changes that gains less than this share is the las
 LEAST_BOUND = 8  # of what was replayed; where there is work for more, a quarter of what may be bound
 REPLAYS = 400  # times the work may be replayed, in about four seconds a trial
 BIND_SHARE = 1 / 3  # of the work, where plans are replayed first
-WITHOUT_REPLAYS, LARGE_WITHOUT = 4, 2  # times the work, where nothing is replayed; in a large network
+WITHOUT_REPLAYS, LARGE_WITHOUT = 4, 1.5  # times the work, where nothing is replayed; in a large network
 FRONTIER_PART = 24  # of that work is for each point of the frontier
 SHARES = (0.1, 0.25, 0.5, 0.65, 0.8)  # of a forward pass done again, for which the frontier is searched
 Rank = Callable[[Point], tuple[float, ...]]
@@ -74,7 +74,8 @@ class Search:
         """
         cuts, came = CutGraph.of(space), Choice(frozenset(), frozenset(space.operators) - unplanned.marked)
         if is_large(space) or any(stages(space)):
-            bound = Ledger(space, costs, space.flops, (LARGE_WITHOUT if is_large(space) else WITHOUT_REPLAYS) * work)
+            times = LARGE_WITHOUT if is_large(space) else WITHOUT_REPLAYS
+            bound = Ledger(space, costs, space.flops, int(times * work))
             return cls(space, cuts, bound, bound, 0, came, seed)
         replay = Replay(space, unplanned.debug_text)
         bound = Ledger(space, costs, replay.flops_of, int(work * BIND_SHARE))

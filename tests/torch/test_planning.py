@@ -278,7 +278,7 @@ def test_what_cannot_be_planned_is_refused_by_name(caplog: pytest.LogCaptureFixt
     ):
         with pytest.raises(error, match="plan: "):
             planned(model, bad, budget=0.5)
-    with pytest.raises(ValueError, match="is anything in the model trained"):
+    with pytest.raises(ValueError, match="is anything in it trained"):
         planned(nn.Linear(3, 3).requires_grad_(False), (2, 3), budget=0.5)
     with pytest.raises(ValueError, match=r"1 \(Linear\) cannot run on a batch of shape \(4, 3, 4\): .*12\] X \[10"):
         planned(nn.Sequential(nn.Flatten(), nn.Linear(10, 5)), (4, 3, 4), budget=0.5)
