@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 import zoo
 from zoo import weights
+from zoo.frameworks import FRAMEWORKS
 from zoo.planner import Plan
 from zoo.planner.kinds import KINDS
 from zoo.planner.plan import PlannedPart
@@ -84,12 +85,14 @@ def plans(draw: st.DrawFn) -> Plan:
     parts = tuple(draw(st.lists(PARTS, min_size=1, max_size=4)))
     cut = draw(st.integers(0, len(parts) - 1))
     steps = (*range(cut), tuple(range(cut, len(parts))))
-    words = {name: draw(st.text()) for name in ("framework", "model", "fingerprint")}
+    words = {name: draw(st.text()) for name in ("model", "fingerprint")}
+    words["framework"] = draw(st.sampled_from(sorted(FRAMEWORKS)))
     counts = ("budget_bytes", "predicted_peak_bytes", "peak_bytes", "saved_bytes", "plain_peak_bytes")
     seconds = ("predicted_seconds", "plain_seconds", "noise")
     numbers = {name: draw(COUNTS) for name in counts} | {name: draw(SECONDS) for name in seconds}
     shape = tuple(draw(st.lists(st.integers(1, 999), min_size=1, max_size=4)))
-    return Plan(**words, input_shape=shape, parts=parts, steps=steps, **numbers)
+    taken = draw(st.none() | SECONDS)
+    return Plan(**words, input_shape=shape, parts=parts, steps=steps, step_seconds=taken, **numbers)
 
 
 @in_one_folder
