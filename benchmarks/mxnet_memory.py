@@ -108,7 +108,7 @@ def row(case: Case, ntrial: int, frontier: bool, workers: int | None) -> str:
     seconds = processor_seconds() - start
     best = info.chosen
     target = case.target_mib or round(0.75 * original / MIB)
-    fewer = min((p.bytes for p in info.frontier if p.recomputed_products <= 0.7), default=plain)
+    fewer = plain if info.few_products is None else info.few_products.bytes
     figures = [plain, original, best.bytes, target * MIB, fewer]
     cells = [case.name, *(f"{figure / MIB:.0f}" for figure in figures[:3]), f"{best.bytes / original:.2f}x"]
     cells += [f"{target}", f"{100 * best.recomputed_share:.0f} %", f"{fewer / MIB:.0f}", f"{seconds:.0f}"]

@@ -124,6 +124,7 @@ def search_plan(
             frontier=tuple(PlanPoint.of(search.space, point) for point in search.bound.frontier())
             if return_info
             else (),
+            few_products=_few_products(search) if return_info else None,
             bound=len(search.bound.points),
             seconds=time.monotonic() - started,
         )
@@ -244,6 +245,12 @@ def _open_search(task: _Task) -> Iterator[tuple[Search, _Opened]]:
     with open_costs(opened.space, opened.binder, opened.setting, task.workers) as costs:
         work = WORK_A_TRIAL * max(task.ntrial, 1)
         yield Search.of(opened.space, costs, opened.unplanned, work, task.seed), opened
+
+
+def _few_products(search: Search) -> PlanPoint | None:
+    few = filter(search.runs_few_products_again, search.bound.points.values())
+    least = min(few, key=lambda point: point.bytes, default=None)
+    return None if least is None else PlanPoint.of(search.space, least)
 
 
 def _rank(space: PlanSpace, limit: int | None, most_recomputed: float | None, bytes_per_flop: float) -> Rank:

@@ -86,6 +86,8 @@ class PlanInfo:
         chosen: the plan that was returned.
         frontier: of everything that was bound, the plans none of which needs both more memory and more work than
             another, from least memory to least work.
+        few_products: of everything that was bound, the plan of least memory that runs at most 70 % of the convolutions
+            and matrix products again, by number. It is not on the frontier where another needs less memory and work.
         bound: how many plans were bound.
         seconds: what the search took.
     """
@@ -93,6 +95,7 @@ class PlanInfo:
     before_bytes: int
     chosen: PlanPoint
     frontier: tuple[PlanPoint, ...]
+    few_products: PlanPoint | None
     bound: int
     seconds: float
 

@@ -6,6 +6,7 @@ and it does not matter how many processes share that work.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from mxnet_memonger.ledger import Ledger, Point
 from mxnet_memonger.mirror_plan import Choice, PlanSpace
 from mxnet_memonger.planning import CutGraph
 from mxnet_memonger.replay import Replay
-from mxnet_memonger.starts import is_large, stages, starts
+from mxnet_memonger.starts import is_large, stages, starts, tails
 
 CLIMBS, TRIAL_SHARE = 3, 1 / 10  # of the best starts, that are tried first; of the work for each
 LAST_SHARES = (0.5, 0.9)  # of what is left each time, for annealing from what then is best
@@ -32,6 +33,7 @@ REPLAYS = 400  # times the work may be replayed, in about four seconds a trial
 BIND_SHARE = 1 / 3  # of the work, where plans are replayed first
 WITHOUT_REPLAYS, LARGE_WITHOUT = 4, 1.5  # times the work, where nothing is replayed; in a large network
 FRONTIER_PART = 24  # of that work is for each point of the frontier
+FEW_PRODUCTS = 0.7  # by number, for which a plan is told beside the frontier
 SHARES = (0.1, 0.25, 0.5, 0.65, 0.8)  # of a forward pass done again, for which the frontier is searched
 Rank = Callable[[Point], tuple[float, ...]]
 
@@ -95,6 +97,7 @@ class Search:
         """The best plan; with a frontier, also what is best for less and less work."""
         self._climb_all(self.drafts, rank)
         if frontier and self.drafts is not self.bound:
+            self._bind_few_products(rank)
             self._search_frontier()
             found = self.drafts.frontier()
             most = max(LEAST_BOUND, self._binds() // 4)
@@ -147,6 +150,19 @@ class Search:
             start = min(self.drafts.points.values(), key=rank)
             self.drafts.work = max(self.drafts.work, 0) + self.frontier_work
             self.anneal(self.drafts, start, rank, self.frontier_work)
+
+    def _bind_few_products(self, rank: Rank) -> None:
+        """Bind, of the best plans with their ends kept, the one of least memory that runs few products again."""
+        best = sorted(self.drafts.points.values(), key=rank)[:CLIMBS]
+        choices = [choice for point in best for choice in tails(self.space, self.cut_graph, point.choice)]
+        ends = sorted((self.drafts.point(choice) for choice in choices), key=lambda point: point.bytes)
+        few = (point for point in ends if self.runs_few_products_again(point))
+        for point in itertools.islice(few, 1):
+            self.bound.point(point.choice)
+
+    def runs_few_products_again(self, point: Point) -> bool:
+        """Whether a plan does with at most 70 % of the convolutions and matrix products, by number."""
+        return self.space.graph.matrix_share(self.space.mirrored(point.plan)) <= FEW_PRODUCTS
 
     def climb(self, ledger: Ledger, start: Point, rank: Rank, work: int) -> Point:
         """Change one thing at a time, as long as it improves the rank (less is better) and work is left."""

@@ -51,6 +51,13 @@ def every_cut(cuts: CutGraph) -> Choice:
     return Choice(frozenset[int]().union(*cuts.cuts))
 
 
+def tails(space: PlanSpace, cuts: CutGraph, choice: Choice) -> Iterator[Choice]:
+    """A plan with everything behind a cut kept, for each cut: the backward pass frees that before it needs the most."""
+    for start in sorted({min(cut) for cut in cuts.cuts}):
+        tail = frozenset(index for index in space.operators if index >= start)
+        yield Choice(choice.outputs - tail, choice.whole | tail)
+
+
 def _choice(cuts: CutGraph, plan: CutPlan) -> Choice:
     mirror_plan = cuts.plan(plan)
     whole = frozenset[int]().union(*(cuts.gaps[gap] for gap in plan.whole)) & mirror_plan.kept

@@ -14,10 +14,11 @@ from benchmarks.original_memonger import original_search
 from mxnet_memonger import memonger
 from mxnet_memonger.binding import plan_bytes
 from mxnet_memonger.costs import LocalCosts
+from mxnet_memonger.mirror_plan import Choice
 from mxnet_memonger.operators import forward_flops
-from mxnet_memonger.planning import find_cuts
+from mxnet_memonger.planning import CutGraph, find_cuts
 from mxnet_memonger.saving import mirrored_names
-from mxnet_memonger.starts import piles
+from mxnet_memonger.starts import piles, tails
 from mxnet_memonger.symbol_graph import SymbolGraph
 from zoo.planner import InfeasibleBudgetError
 from zoo.planner.budget import parse_budget
@@ -66,6 +67,10 @@ def test_the_frontier_falls_from_memory_to_work() -> None:
     assert info.frontier[0].bytes == info.chosen.bytes
     middle = info.frontier[len(sizes) // 2]
     assert plan_bytes(middle.symbol(), None, LARGE) == middle.bytes
+    few = info.few_products
+    assert few.recomputed_products <= 0.7 < info.chosen.recomputed_products
+    assert info.chosen.bytes < few.bytes <= min(p.bytes for p in info.frontier if p.recomputed_products <= 0.7)
+    assert plan_bytes(few.symbol(), None, LARGE) == few.bytes
 
 
 def test_a_budget_is_kept_with_less_work() -> None:
@@ -186,6 +191,18 @@ def test_piles_of_a_search_are_shares_of_a_network() -> None:
     names = [[space.graph.nodes[index].name for index in sorted(choice.outputs)] for choice in piles(space)]
     assert names[:2] == [["n2", "n5", "n8"], ["n1", "n3", "n5", "n7"]]  # parts of 9/4 and 9/6 MiB
     assert names[-1] == [f"n{place}" for place in range(9)]
+
+
+def test_ends_that_are_kept() -> None:
+    opened = memonger._Opened.of(memonger._Task("test", residual_network(), None, LARGE, workers=0))
+    space, cuts = opened.space, CutGraph.of(opened.space)
+    before = space.mirrored(space.keeping(frozenset()))
+    found = [space.mirrored(space.keeping(one.outputs, one.whole)) for one in tails(space, cuts, Choice(frozenset()))]
+    ends = sorted({min(cut) for cut in cuts.cuts})
+    assert len(found) == len(ends) > 4
+    for start, again in zip(ends, found, strict=True):
+        assert all(index < start for index in again)
+        assert {index for index in before if index < start} - again <= set(range(start - 8, start))
 
 
 def test_shapes_may_be_carried_by_variables() -> None:
