@@ -52,10 +52,15 @@ def every_cut(cuts: CutGraph) -> Choice:
 
 
 def tails(space: PlanSpace, cuts: CutGraph, choice: Choice) -> Iterator[Choice]:
-    """A plan with everything behind a cut kept, for each cut: the backward pass frees that before it needs the most."""
+    """A plan with the end of the network kept, from each cut on: all of it, and its convolutions and products alone.
+
+    The backward pass frees what is kept there before it needs the most.
+    """
+    products = frozenset(index for index in space.operators if is_matrix_work(space.graph.nodes[index].op))
     for start in sorted({min(cut) for cut in cuts.cuts}):
         tail = frozenset(index for index in space.operators if index >= start)
         yield Choice(choice.outputs - tail, choice.whole | tail)
+        yield Choice(choice.outputs, choice.whole | (tail & products))
 
 
 def _choice(cuts: CutGraph, plan: CutPlan) -> Choice:

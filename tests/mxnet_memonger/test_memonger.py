@@ -199,10 +199,13 @@ def test_ends_that_are_kept() -> None:
     before = space.mirrored(space.keeping(frozenset()))
     found = [space.mirrored(space.keeping(one.outputs, one.whole)) for one in tails(space, cuts, Choice(frozenset()))]
     ends = sorted({min(cut) for cut in cuts.cuts})
-    assert len(found) == len(ends) > 4
-    for start, again in zip(ends, found, strict=True):
-        assert all(index < start for index in again)
-        assert {index for index in before if index < start} - again <= set(range(start - 8, start))
+    assert len(found) == 2 * len(ends) > 8
+    for start, whole, products in zip(ends, found[::2], found[1::2], strict=True):
+        assert all(index < start for index in whole)
+        assert all(index < start for index in products if space.graph.nodes[index].op == "Convolution")
+        for again in (whole, products):
+            assert {index for index in before if index < start} - again <= set(range(start - 8, start))
+        assert start > max(before) or len(products) > len(whole)
 
 
 def test_shapes_may_be_carried_by_variables() -> None:
