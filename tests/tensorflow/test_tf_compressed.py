@@ -174,7 +174,7 @@ def test_bytes_fall_in_every_mode(mode: str) -> None:
         assert coded.saved_bytes < 0.12 * plain.saved_bytes
 
 
-@pytest.mark.parametrize("bits", [2, 8])
+@pytest.mark.parametrize("bits", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_both_flags_keep_no_more_than_either(bits: int) -> None:
     saved = []
     for flags in ({"efficient": True}, {"compressed": bits}, {"efficient": True, "compressed": bits}):

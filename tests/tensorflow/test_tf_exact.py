@@ -15,7 +15,11 @@ from zoo.policy import MemoryPolicy
 
 MODES = dict.fromkeys(NETWORKS, ("graph",)) | {"densenet": ("eager", "graph", "xla"), "lstm": ("eager", "graph", "xla")}
 MODES |= {"resnet of bottlenecks": ("graph",), "resnet": ("eager", "graph", "xla")}
-CASES = [(name, mode) for name, modes in MODES.items() for mode in modes]
+CASES = [
+    pytest.param(name, mode, marks=[pytest.mark.slow] * ((name, mode) == ("lstm", "xla")))
+    for name, modes in MODES.items()
+    for mode in modes
+]
 
 
 @pytest.mark.parametrize(("name", "mode"), CASES)

@@ -155,6 +155,7 @@ def test_what_would_never_learn_is_refused() -> None:
         network("resnet", compressed="L3", efficient=True)
 
 
+@pytest.mark.slow
 def test_processes_that_train_together_have_the_bits_of_what_they_found_on_average(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -65,6 +65,7 @@ def test_mobilenet_keeps_no_expansion() -> None:
     assert efficient.saved_bytes < 0.62 * plain.saved_bytes
 
 
+@pytest.mark.slow
 def test_an_lstm_keeps_chunks_states_alone() -> None:
     fields = {"hidden_size": 64, "num_layers": 2}
     # Of single steps' small tensors TensorFlow tells nothing but under XLA, which counts all of them.

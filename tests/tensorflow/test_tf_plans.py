@@ -102,6 +102,7 @@ def test_a_plan_file_of_pytorch_makes_the_same_choices(tmp_path: Path) -> None:
     assert [part.choice for part in back.parts if part.name in ours] == [part.choice for part in adapted.parts]
 
 
+@pytest.mark.slow
 def test_nested_stretches_and_what_tensorflow_lacks() -> None:
     kinds = ("keep", "keep", "keep", "4 bits", "efficient", "keep", "keep", "keep", "keep")
     plan = by_hand(kinds, ((0, 1, 2, (3, 4), 5), 6, 7, 8))

@@ -45,6 +45,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     assert [row["epoch"] for row in rows] == ["1", "2"]
 
 
+@pytest.mark.slow
 def test_running_statistics_are_the_first_process_s_everywhere(tmp_path: Path) -> None:
     """Every process evaluates with the statistics that are saved, so what it reports is true of the saved weights."""
     set_seed(0)
@@ -70,6 +71,7 @@ def test_an_error_in_one_process_is_the_error_of_the_run() -> None:
         train_distributed(model, small_data(), small_options(), TWO_CPUS)
 
 
+@pytest.mark.slow
 def test_an_efficient_densenet_trains_in_two_processes_as_the_plain_one() -> None:
     data, options = small_data(), small_options(n_epochs=1, lr=0.01)
     losses = []
