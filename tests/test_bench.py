@@ -81,6 +81,7 @@ def test_the_other_tables_of_one_network_save(table: str, fields: dict[str, Any]
     assert all(row["saved_ratio"] == row["saved_bytes"] / plain["saved_bytes"] for row in others)
 
 
+@pytest.mark.slow
 def test_several_processes_hold_a_share_each(tmp_path: Path) -> None:
     needs("torch")
     one = shrunk("efficient_densenet_pytorch", "densenet_bc_40_12", batch=8, block_config=(2, 2))

@@ -14,6 +14,7 @@ from mxnet_memonger import compress
 from mxnet_memonger.binding import quiet_binding
 
 S = mx.sym
+pytestmark = pytest.mark.filterwarnings("ignore:compress. nothing of this Symbol is coded")
 SHAPE = (4, 3, 9, 8)
 
 

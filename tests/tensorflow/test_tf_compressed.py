@@ -18,7 +18,8 @@ from zoo.policy import MemoryPolicy
 
 # resnet and resnext run what others run.
 CASES = [(name, "eager") for name in NETWORKS if "lstm" not in name and name not in ("resnet", "resnext")]
-CASES += [("densenet without bottlenecks", "graph"), ("resnet", "graph"), ("resnet", "xla")]
+CASES += [("densenet without bottlenecks", "graph"), ("resnet", "graph")]
+CASES += [pytest.param("resnet", "xla", marks=pytest.mark.slow)]
 
 
 def cosine(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:

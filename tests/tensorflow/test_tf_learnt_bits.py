@@ -91,6 +91,7 @@ def test_bits_are_learnt_in_the_first_step_and_the_forward_pass_stays(name: str,
         assert 2 <= min(bits) < max(bits) <= 16
 
 
+@pytest.mark.slow
 def test_bytes_fall_once_bits_are_learnt() -> None:
     saved = {}
     for compressed in (None, "L3", "autoquant-sr"):

@@ -52,7 +52,7 @@ def test_keep_bottleneck_stands_between() -> None:
     assert reports[0].saved_bytes < reports[1].saved_bytes < reports[2].saved_bytes
 
 
-@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+@pytest.mark.parametrize("mode", ["eager", "graph", pytest.param("xla", marks=pytest.mark.slow)])
 def test_residual_blocks_keep_one_tensor_a_convolution(mode: str) -> None:
     fields = {"block": "bottleneck", "layers": (4,), "width": 32}
     plain, efficient = (peak(ResNet, fields, (8, 3, 32, 32), mode, efficient=flag) for flag in (False, True))

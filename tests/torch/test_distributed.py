@@ -89,6 +89,7 @@ def test_norms_over_several_processes_need_a_gpu_or_a_model_that_has_its_own() -
         train_distributed(SmallNet(), small_data(), small_options(sync_batchnorm=True), TWO_CPUS)
 
 
+@pytest.mark.slow
 def test_with_joint_statistics_two_processes_equal_one() -> None:
     """Norms in training mode: the last batch's shares differ in size, and count as much as they hold."""
     resnet = pytest.importorskip("pytorch_models.resnet", reason="the models with joint statistics on a CPU")

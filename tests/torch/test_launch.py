@@ -34,6 +34,7 @@ def metrics(folder: Path) -> list[dict[str, str]]:
     return [{name: value for name, value in row.items() if name not in CLOCK} for row in rows]
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_started_again_and_the_run_ends_with_the_same_numbers(tmp_path: Path) -> None:
     options = small_options(save=str(tmp_path / "whole"), valid_size=17)
     set_seed(0)
