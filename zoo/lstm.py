@@ -109,7 +109,8 @@ class LSTMConfig:
         if policy.scheme is not None and policy.scheme.way == FIXED:
             raise ValueError(
                 f"compressed={policy.compressed!r}: AC-GC's schemes know convolutions, linear layers and norms, "
-                "not what an LSTM keeps: give 1, 2, 4, 8, L3, gact:4 or fixed:2 to fixed:16"
+                "not what an LSTM keeps: give efficient=True, or, where the framework codes LSTMs, 1, 2, 4, 8, L3, "
+                "gact:4 or fixed:2 to fixed:16"
             )
         if policy.keep_bottleneck:
             raise ValueError("keep_bottleneck=True: an LSTM has no bottlenecks; give efficient=True alone")
