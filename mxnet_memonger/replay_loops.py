@@ -204,22 +204,28 @@ def take(ends: Any, beside: Any, own: int, smallest: int, largest: int) -> int:
     for rank in range(own, largest + 1):
         block = ends[rank, 0]
         if block >= 0:
-            after = ends[rank, 0] = beside[block, 1]
-            if after >= 0:
-                beside[after, 0] = -1
-            else:
-                ends[rank, 1] = -1
+            take_out(ends, beside, rank, block)
             return block
     for rank in range(own - 1, smallest - 1, -1):
         block = ends[rank, 1]
         if block >= 0:
-            before = ends[rank, 1] = beside[block, 0]
-            if before >= 0:
-                beside[before, 1] = -1
-            else:
-                ends[rank, 0] = -1
+            take_out(ends, beside, rank, block)
             return block
     return -1
+
+
+@numba.njit(cache=True)
+def take_out(ends: Any, beside: Any, rank: int, block: int) -> None:
+    """Join what stands before and behind a block among the free ones of its size."""
+    before, after = beside[block, 0], beside[block, 1]
+    if before >= 0:
+        beside[before, 1] = after
+    else:
+        ends[rank, 0] = after
+    if after >= 0:
+        beside[after, 0] = before
+    else:
+        ends[rank, 1] = before
 
 
 @numba.njit(cache=True)
