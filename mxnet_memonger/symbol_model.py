@@ -15,8 +15,8 @@ from mxnet_memonger import memonger
 from mxnet_memonger.binding import VALUE, bind_for_prediction, saved_bytes
 from mxnet_memonger.compression import compress
 from mxnet_memonger.numpy_names import mx
-from zoo.choices import unknown
-from zoo.policy import MemoryPolicy
+from zoo.choices import refuse_unknown_arguments
+from zoo.policy import POLICY_FIELDS, MemoryPolicy
 from zoo.refusals import Request, check_offered
 
 LABEL = "softmax_label"
@@ -58,10 +58,8 @@ class SymbolModel(abc.ABC):
         compressed: int | str | None = None,
         **fields: Any,
     ) -> None:
-        known = [*inspect.signature(self.config_type).parameters, *vars(MemoryPolicy())]
-        for field in fields:
-            if field not in known:
-                raise TypeError(f"{type(self).__name__}: {unknown('argument', field, known)}")
+        known = [*inspect.signature(self.config_type).parameters, *POLICY_FIELDS]
+        refuse_unknown_arguments(type(self).__name__, fields, known)
         policy = MemoryPolicy(efficient, keep_bottleneck, opt_memory, compressed)
         config = self.config_type(**fields)
         check_offered("mxnet", Request(config, policy))

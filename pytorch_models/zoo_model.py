@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pytorch_models.segments import find_modules, mark_segment, unmark_segment
 from pytorch_models.weights import adopt_names
-from zoo.choices import unknown
+from zoo.choices import refuse_unknown_arguments
 from zoo.policy import MemoryPolicy
 
 _BY_SWITCH = "gradient checkpointing"
@@ -37,10 +37,7 @@ class ZooModel(nn.Module):
         """Refuse arguments that do not exist, with the nearest that do, as Python itself does from 3.13 on."""
         parameters = inspect.signature(cls.__init__).parameters
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-            valid = [name for name in parameters if name != "self"]
-            for name in given:
-                if name not in valid:
-                    raise TypeError(f"{cls.__name__}: {unknown('argument', name, valid)}")
+            refuse_unknown_arguments(cls.__name__, given, [name for name in parameters if name != "self"])
         return super().__new__(cls)
 
     def __init__(self) -> None:

@@ -16,14 +16,13 @@ from tf_models.layers import ConvolutionLayer, LinearLayer, NormLayer
 from tf_models.operators import FORMATS, Convolution, channel_axis
 from tf_models.saving.learnt_bits import FitWithLearntBits
 from tf_models.tensorflow_names import keras
-from zoo.choices import unknown
-from zoo.policy import MemoryPolicy
+from zoo.choices import refuse_unknown_arguments, unknown
+from zoo.policy import POLICY_FIELDS, MemoryPolicy
 from zoo.refusals import Request, check_offered
 
 PACKAGE = "tf_models"  # the name that Keras registers the models under, for files
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 KERNELS = ("operators", "shared")
-POLICY_FIELDS = ("efficient", "keep_bottleneck", "opt_memory", "compressed")
 
 
 class ZooModel(keras.Model):
@@ -73,9 +72,7 @@ class ZooModel(keras.Model):
     ) -> None:
         family = type(self).__name__
         known = [*inspect.signature(self.config_type).parameters, *POLICY_FIELDS, "data_format", "dtype", "name"]
-        for field in fields:
-            if field not in known:
-                raise TypeError(f"{family}: {unknown('argument', field, known)}")
+        refuse_unknown_arguments(family, fields, known)
         if data_format not in FORMATS:
             raise ValueError(f"{family}: {unknown('data_format', data_format, FORMATS)}")
         spec = self.config_type(**fields)

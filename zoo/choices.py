@@ -24,5 +24,20 @@ def unknown(kind: str, came: object, valid: Iterable[str]) -> str:
     return f"unknown {kind} {came!r}{f'{hint} Known: ' if hint else '; known: '}{', '.join(names)}"
 
 
+def refuse_unknown_arguments(owner: str, given: Iterable[str], valid: Iterable[str]) -> None:
+    """Raise TypeError for the first keyword argument that does not exist, with the nearest that does.
+
+    Example:
+        >>> refuse_unknown_arguments("DenseNet", ["efficent"], ["efficient"])
+        Traceback (most recent call last):
+        ...
+        TypeError: DenseNet: unknown argument 'efficent': did you mean efficient? Known: efficient
+    """
+    names = list(valid)
+    for name in given:
+        if name not in names:
+            raise TypeError(f"{owner}: {unknown('argument', name, names)}")
+
+
 def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")

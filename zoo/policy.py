@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -174,6 +174,7 @@ class MemoryPolicy:
         return self.efficient or (self.compressed is not None and self.scheme is None)
 
 
+POLICY_FIELDS = tuple(field.name for field in fields(MemoryPolicy))  # its arguments, which every model takes
 # The flags that a comparison measures beside one another.
 COMPARED: tuple[Mapping[str, Any], ...] = (
     MappingProxyType({}),

@@ -13,7 +13,7 @@ from zoo.densenet import DenseNetConfig
 from zoo.lstm import LSTMConfig
 from zoo.mobilenet_v2 import MobileNetV2Config
 from zoo.options import TrainingError
-from zoo.policy import MemoryPolicy
+from zoo.policy import POLICY_FIELDS, MemoryPolicy
 from zoo.resnet import ResNetConfig
 from zoo.run_folder import CONFIG, RunFolder, RunFolderError, read_config
 
@@ -90,5 +90,4 @@ def _framework(place: Path, flags: Mapping[str, Any], asked: str | None) -> str:
 
 
 def _policy(flags: Mapping[str, Any]) -> MemoryPolicy:
-    names = [field.name for field in dataclasses.fields(MemoryPolicy)]
-    return MemoryPolicy(**{name: flags[name] for name in names if name in flags})
+    return MemoryPolicy(**{name: flags[name] for name in POLICY_FIELDS if name in flags})
