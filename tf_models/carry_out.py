@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -50,7 +50,7 @@ def run_parts(carried: CarriedPlan | None, values: Any, parts: Sequence[NamedPar
         return values
     functions = dict(parts)
     planned = [(functions[name], carried.policies[name]) for name in carried.names]
-    return _run_steps(values, run, carried.steps, planned)
+    return _run_steps(values, replace(run, in_order=True), carried.steps, planned)
 
 
 def run_again(function: PartFunction, values: Any, run: Pass) -> Any:

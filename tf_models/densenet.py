@@ -91,7 +91,7 @@ class DenseNet(ImageModel):
     def _stem(self, images: Any, run: Pass) -> Any:
         convolution = self.parts["features.conv0"]
         if self.spec.small_inputs:
-            return convolution(images)
+            return convolution(images, in_order=run.in_order)
         steps = [(None, "", convolution), (self.parts["features.norm0"], "relu", None)]
         return self._steps(images, steps, run, pools=True, keeps_input=True)
 
@@ -148,7 +148,8 @@ class DenseNet(ImageModel):
         for layer in range(1, layers + 1):
             new = values
             for norm, convolution in zip(*self._layer_parts(number, layer), strict=True):
-                new = convolution(tf.nn.relu(norm(new, training=run.training, moves=run.moves)))
+                activated = tf.nn.relu(norm(new, training=run.training, moves=run.moves))
+                new = convolution(activated, in_order=run.in_order)
             if run.dropout is not None:
                 seed = layer_seed(run.dropout, number, layer)
                 new = tf.nn.experimental.stateless_dropout(new, self.spec.drop_rate, seed)

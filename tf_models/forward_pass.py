@@ -30,6 +30,7 @@ class Pass:
         moves: whether running statistics move; False where a part runs a second time in this step.
         learnt: bits that change between steps; None = they are fixed.
         shared: whether the shared kernels make the codes.
+        in_order: whether convolutions that keep all have their gradients in order too (`convolve`).
         numbers: of the parts that take a coder, one for all that is made from this pass.
 
     Example:
@@ -45,6 +46,7 @@ class Pass:
     moves: bool = True
     learnt: LearntBits | None = None
     shared: bool = False
+    in_order: bool = False
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1), repr=False)
 
     @classmethod

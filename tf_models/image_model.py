@@ -54,7 +54,7 @@ class ImageModel(ZooModel):
             if norm is not None:
                 values = activate(norm(values, training=run.training, moves=run.moves), own)
             if convolution is not None:
-                values = convolution(values)
+                values = convolution(values, in_order=run.in_order)
         if pools:
             values = max_pool(values, self.data_format)
         return activate(values if shortcut is None else values + shortcut, activation)

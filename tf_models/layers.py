@@ -35,10 +35,10 @@ class ConvolutionLayer(keras.layers.Layer):
         """Kernel and, if there is one, bias."""
         return tuple(tf.convert_to_tensor(one) for one in (self.kernel, self.bias) if one is not None)
 
-    def call(self, inputs: Any) -> Any:
-        """Images -> images."""
+    def call(self, inputs: Any, in_order: bool = False) -> Any:
+        """Images -> images; `in_order` as in `convolve`."""
         kernel, *bias = self.weights_as_tensors()
-        return convolve(inputs, kernel, bias[0] if bias else None, self.how)
+        return convolve(inputs, kernel, bias[0] if bias else None, self.how, in_order)
 
 
 class NormLayer(keras.layers.Layer):

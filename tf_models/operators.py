@@ -82,30 +82,37 @@ def pixel_axes(data_format: str) -> list[int]:
     return [0, 1, 2] if data_format == "channels_last" else [0, 2, 3]
 
 
-def convolve(inputs: Any, kernel: Any, bias: Any, how: Convolution) -> Any:
-    """Images by a kernel (size, size, C / groups, C'), or (size, size, C, 1) if depthwise; `bias` may be None."""
-    if how.depthwise:
-        values = tf.raw_ops.DepthwiseConv2dNative(input=inputs, filter=kernel, **how.settings(inputs.shape))
-    elif how.groups > 1 or _overruns(inputs, how):
-        values = _with_own_gradients(inputs, kernel, how)
-    else:
-        values = tf.raw_ops.Conv2D(input=inputs, filter=kernel, **how.settings(inputs.shape))
+def convolve(inputs: Any, kernel: Any, bias: Any, how: Convolution, in_order: bool = False) -> Any:
+    """Images by a kernel (size, size, C / groups, C'), or (size, size, C, 1) if depthwise; `bias` may be None.
+
+    With `in_order` a graph computes the gradients as `convolution_gradients` does.
+    """
+    without = (how.groups > 1 and not how.depthwise) or _overruns(inputs, how)  # a CPU has no gradient, or a wrong one
+    run = _with_own_gradients if without or (in_order and not tf.executing_eagerly()) else _convolve
+    values = run(inputs, kernel, how)
     return values if bias is None else tf.nn.bias_add(values, bias, SHORT_FORMAT(how.data_format))
 
 
-def _with_own_gradients(inputs: Any, kernel: Any, how: Convolution) -> Any:
-    """A convolution whose gradients a CPU does not have, or has wrong."""
+def _convolve(inputs: Any, kernel: Any, how: Convolution) -> Any:
+    operator = tf.raw_ops.DepthwiseConv2dNative if how.depthwise else tf.raw_ops.Conv2D
+    return operator(input=inputs, filter=kernel, **how.settings(inputs.shape))
 
+
+def _with_own_gradients(inputs: Any, kernel: Any, how: Convolution) -> Any:
     @tf.custom_gradient
     def run(inputs: Any, kernel: Any) -> Any:
-        values = tf.raw_ops.Conv2D(input=inputs, filter=kernel, **how.settings(inputs.shape))
-        return values, lambda gradient: convolution_gradients(inputs, kernel, gradient, how)
+        return _convolve(inputs, kernel, how), lambda gradient: convolution_gradients(inputs, kernel, gradient, how)
 
     return run(inputs, kernel)
 
 
 def convolution_gradients(inputs: Any, kernel: Any, gradient: Any, how: Convolution) -> tuple[Any, Any]:
-    """Gradients of a convolution's input and kernel."""
+    """Gradients of a convolution's input and kernel.
+
+    A graph computes the kernel's first. Side by side, both would have their scratch at once, which may be more than
+    all that the network keeps; and a thread that is late would hold what its kernel's gradient is made of while others
+    go on through the network.
+    """
     if how.groups > 1 and not how.depthwise and not tf.config.list_physical_devices("GPU"):
         return _gradients_by_group(inputs, kernel, gradient, how)
     settings = how.settings(inputs.shape)
@@ -116,10 +123,13 @@ def convolution_gradients(inputs: Any, kernel: Any, gradient: Any, how: Convolut
         )
     else:
         to_input, to_filter = tf.raw_ops.Conv2DBackpropInput, tf.raw_ops.Conv2DBackpropFilter
-    of_input = to_input(input_sizes=tf.shape(inputs), filter=kernel, out_backprop=gradient, **settings)
+    read, how_read = inputs, settings
     if _overruns(inputs, how):
-        inputs, settings = inputs[:, :: how.stride, :: how.stride], replace(how, stride=1).settings(inputs.shape)
-    of_kernel = to_filter(input=inputs, filter_sizes=tf.shape(kernel), out_backprop=gradient, **settings)
+        read, how_read = inputs[:, :: how.stride, :: how.stride], replace(how, stride=1).settings(inputs.shape)
+    of_kernel = to_filter(input=read, filter_sizes=tf.shape(kernel), out_backprop=gradient, **how_read)
+    sizes = tf.shape(inputs)
+    with tf.control_dependencies([of_kernel]):
+        of_input = to_input(input_sizes=sizes, filter=kernel, out_backprop=gradient, **settings)
     return of_input, of_kernel
 
 

@@ -83,7 +83,7 @@ def cost_graph(model: ZooModel, inputs: Any, kinds: Sequence[str], times: str, a
 def traced_parts(model: ZooModel, inputs: Any) -> list[TracedPart]:
     """The parts of a model on a batch; nothing is computed, and no variable moves."""
     noise = None if model.code_seeds is None else tf.constant(1, tf.uint64)
-    run = Pass(True, KINDS[KEEP], noise, _seed(model), moves=False)
+    run = Pass(True, KINDS[KEEP], noise, _seed(model), moves=False, in_order=True)
     found: list[TracedPart] = []
 
     def walk(values: Any) -> Any:

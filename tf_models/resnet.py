@@ -84,7 +84,7 @@ class ResNet(ImageModel):
     def _stem(self, images: Any, run: Pass) -> Any:
         convolution, pools = self.parts["conv1"], not self.spec.small_inputs
         if self.spec.pre_activation:
-            values = convolution(images)
+            values = convolution(images, in_order=run.in_order)
             return max_pool(values, self.data_format) if pools else values
         parts: list[Part] = [(None, "", convolution), (self.parts["bn1"], "relu", None)]
         return self._steps(images, parts, run, pools=pools, keeps_input=True)

@@ -102,6 +102,23 @@ def test_a_plan_file_of_pytorch_makes_the_same_choices(tmp_path: Path) -> None:
     assert [part.choice for part in back.parts if part.name in ours] == [part.choice for part in adapted.parts]
 
 
+@pytest.mark.parametrize("policy", [MemoryPolicy(), MemoryPolicy(efficient=True), MemoryPolicy(compressed=4)], ids=str)
+def test_no_convolution_has_both_its_gradients_at_once(policy: MemoryPolicy) -> None:
+    """Their scratch would be there twice; and how much is kept would hang on which thread is late."""
+    model = ResNet(layers=(1, 1), width=8, block="bottleneck", groups=2, **vars(policy))
+    parts = [name for name, _ in model.part_functions()]
+    if policy == MemoryPolicy():
+        model.carried_plan = CarriedPlan(None, tuple(parts), dict.fromkeys(parts, policy), (0, (1,), 2))
+    inputs, labels = random_batch(model, (2, 3, 16, 16), np.float32)
+    step_of = tf.function(make_step(model, "eager"), autograph=False)
+    operations = step_of.get_concrete_function(inputs, labels).graph.get_operations()
+    kinds = [one.type for one in operations]
+    of_inputs = [one for one in operations if one.type == "Conv2DBackpropInput"]
+    assert len(of_inputs) >= kinds.count("Conv2DBackpropFilter") - 1 > 4
+    for one in of_inputs:
+        assert "Conv2DBackpropFilter" in [before.type for before in one.control_inputs], one.name
+
+
 @pytest.mark.slow
 def test_nested_stretches_and_what_tensorflow_lacks() -> None:
     kinds = ("keep", "keep", "keep", "4 bits", "efficient", "keep", "keep", "keep", "keep")
