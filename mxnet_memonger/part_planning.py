@@ -75,8 +75,11 @@ def study_plan(
     max_noise: float | None = None,
     loss: Callable[[Any], Any] | None = None,
     times: str = "measured",
+    amp: bool = False,
+    device: str | None = None,
 ) -> PlanStudy:
     """`make_plan`, with the frontier and the known methods beside it; how memory runs over a step is not told."""
+    check_device("cpu", amp)
     return studied(_prepared(model, Asked(batch, budget, allow, max_noise, "time", loss, times)))
 
 

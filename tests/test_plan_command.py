@@ -41,6 +41,8 @@ def test_zoo_plan_prints_a_table_and_writes_a_file_and_pictures(
         (["resnet20", "0.5", "--times", "guessed"], "times"),
         (["resnet_20", "0.5"], "did you mean resnet20"),
         (["resnet20", "0.5", "--batch_size", "0"], "positive sizes"),
+        (["resnet20", "0.5", "--device", "gpu"], "device must be auto, cpu, cuda or cuda:<number>, not 'gpu'"),
+        (["resnet20", "0.5", "--amp", "True", "--others", "True"], "leave others out, or amp and device"),
         (["resnet20", "1KB", "--batch_size", "2", "--times", "counted"], "the smallest that works"),
     ],
 )
@@ -51,6 +53,16 @@ def test_zoo_plan_refuses_nonsense_in_one_line(
     said = capsys.readouterr().err
     assert message in said
     assert len(said.splitlines()) == 1
+
+
+def test_zoo_plan_in_mixed_precision_counts_half_the_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = []
+    for words in ([], ["--amp", "True", "--device", "auto"]):
+        assert main(["plan", "resnet20", "0.9", "--batch_size", "8", "--times", "counted", *words]) == 0
+        found = re.search(r"plain ([\d.]+) MiB", capsys.readouterr().out)
+        assert found is not None
+        plain.append(float(found[1]))
+    assert 0.4 * plain[0] < plain[1] < 0.8 * plain[0]
 
 
 @pytest.mark.parametrize(

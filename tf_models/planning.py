@@ -74,9 +74,13 @@ def study_plan(
     max_noise: float | None = None,
     loss: Callable[[Any], Any] | None = None,
     times: str = "measured",
+    amp: bool = False,
+    device: str | None = None,
 ) -> PlanStudy:
     """`make_plan`, with the frontier and the known methods beside it; how memory runs over a step is not told."""
-    return studied(_prepared(model, Asked(batch, budget, allow, max_noise, "time", loss, times)))
+    _check(model, "plan")
+    asked = Asked(batch, budget, allow, max_noise, "time", loss, times)
+    return studied(_prepared(in_mixed_precision(model) if amp else model, asked))
 
 
 def _prepared(model: Any, asked: Asked) -> Search:

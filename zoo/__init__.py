@@ -18,6 +18,7 @@ from typing import Any
 
 from zoo import densenet, frameworks, lstm, mobilenet_v2, resnet
 from zoo.choices import unknown
+from zoo.field_checks import check_device_name
 from zoo.measuring import image_shape_for, measure_or_explain
 from zoo.planning import BATCH, max_batch, plan, planned_model
 from zoo.policy import MemoryPolicy
@@ -44,8 +45,6 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "lstm": lstm.VARIANTS,
     }
 )
-
-_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 
 def list_models(pattern: str | None = None) -> list[str]:
@@ -215,8 +214,7 @@ def measure(
     """
     for argument, value in (("batch_size", batch_size), ("image_size", image_size)):
         _check_size(f"measure: {argument}", value, may_be_none=argument == "image_size")
-    if not _DEVICE.fullmatch(device):
-        raise ValueError(f"measure: device must be cpu, cuda or cuda:<number>, not {device!r}")
+    check_device_name(device, auto=False, where="measure: ")
     if flags.get("features_only"):
         raise TypeError("measure: features_only=True has no loss to measure a training step with")
     if not isinstance(name_or_model, str) and flags:

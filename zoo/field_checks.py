@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import re
 from collections.abc import Iterable
 
 # Ten times what anybody has published, and less than exhausts a machine before training begins.
@@ -66,6 +67,21 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     """
     if value not in tuple(choices):
         raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+
+
+def check_device_name(device: object, *, auto: bool, where: str = "") -> None:
+    """Pass what may be the name of a device, there or not.
+
+    Args:
+        auto: whether "auto" is one.
+        where: begins the message.
+
+    Raises:
+        ValueError: it is none; says what would be.
+    """
+    if isinstance(device, str) and (re.fullmatch(r"cpu|cuda(:\d+)?", device) or (auto and device == "auto")):
+        return
+    raise ValueError(f"{where}device must be {'auto, ' if auto else ''}cpu, cuda or cuda:<number>, not {device!r}")
 
 
 def check_parameters(family: str, parameters: int, what_lowers_it: str) -> None:

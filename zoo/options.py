@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from zoo.field_checks import check_integer
-
-_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+from zoo.field_checks import check_device_name, check_integer, check_switch
 
 
 class TrainingError(RuntimeError):
@@ -88,14 +86,14 @@ class TrainingOptions:
         if self.momentum >= 1:
             raise ValueError(f"momentum must be in [0, 1), not {self.momentum}")
         for name in ("amp", "fp16", "horovod", "sync_batchnorm", "cuda_graphs", "resume", "progress", "tensorboard"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, not {getattr(self, name)!r}")
-        if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
-            raise ValueError(f"device must be auto, cpu, cuda or cuda:<number>, not {self.device!r}")
+            check_switch(name, getattr(self, name))
+        check_device_name(self.device, auto=True)
         if self.amp and self.fp16:
             raise ValueError("amp=True and fp16=True contradict one another: amp chooses the type, fp16 is float16")
         if self.cuda_graphs and self.device == "cpu":
             raise ValueError("cuda_graphs=True needs a GPU, and device is cpu: give device=cuda, or leave one out")
+        if self.save is not None and not isinstance(self.save, str | os.PathLike):
+            raise TypeError(f"save must be the path of a folder, or None, not {self.save!r}")
         if self.save is not None and not str(self.save).strip():
             raise ValueError("save is empty: give a folder such as runs/first, or leave it out")
         for name in ("resume", "tensorboard"):

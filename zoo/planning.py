@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from zoo import frameworks
+from zoo.field_checks import check_device_name
 from zoo.largest import largest_that_fits
 from zoo.measuring import image_shape_for
 
@@ -71,6 +72,7 @@ def plan(
         >>> plan.peak_bytes <= plan.budget_bytes < plan.plain_peak_bytes
         True
     """
+    _check_device(device)
     package = _package(framework, model)
     asked: dict[str, Any] = {"allow": allow, "max_noise": max_noise, "objective": objective, "loss": loss}
     asked |= {"times": times, "solver": solver, "amp": amp, "device": device}
@@ -87,21 +89,29 @@ def study(
     max_noise: float | None = None,
     loss: Callable[[Any], Any] | None = None,
     times: str = "measured",
+    amp: bool = False,
+    device: str | None = None,
     others: bool = False,
     framework: str | None = None,
 ) -> PlanStudy:
     """`plan`, with what `zoo.plan_pictures` draws beside it.
 
     Args:
-        others: with what PyTorch itself offers, `save_on_cpu` and torch.compile's memory budget: real steps are run.
+        others: with what PyTorch itself offers, `save_on_cpu` and torch.compile's memory budget: real steps are run,
+            of the model as it is and where it is.
 
     Raises:
-        As `plan`; ValueError: others in another framework than PyTorch.
+        As `plan`; ValueError: others in another framework than PyTorch, or together with amp or a device.
     """
+    _check_device(device)
     package = _package(framework, model)
     if others and not hasattr(package, "points_of_others"):
         raise ValueError(f"study: others are methods of PyTorch, and {package.__name__} is not: leave others out")
-    asked = {"allow": allow, "max_noise": max_noise, "loss": loss, "times": times}
+    if others and (amp or device is not None):
+        raise ValueError(
+            "study: others are steps of the model as it is, in its own precision: leave others out, or amp and device"
+        )
+    asked = {"allow": allow, "max_noise": max_noise, "loss": loss, "times": times, "amp": amp, "device": device}
     found: PlanStudy = package.study_plan(model, _batch(model, batch), budget=budget, **asked)
     if others:
         points = package.points_of_others(model, _batch(model, batch), loss)
@@ -173,6 +183,11 @@ def planned_model(framework: str, model: Any, budget: int | float | str, batch_s
         As `plan`.
     """
     return plan(model, batch_size, budget=budget, framework=framework).apply(model)
+
+
+def _check_device(device: str | None) -> None:
+    if device is not None:
+        check_device_name(device, auto=True, where="plan: ")
 
 
 def _package(framework: str | None, model: Any) -> ModuleType:

@@ -98,6 +98,8 @@ def plan_command(
     html: str | None = None,
     others: bool = False,
     framework: str = "torch",
+    device: str = "cpu",
+    amp: bool = False,
 ) -> int:
     """Print what each part of a model should keep, recompute or compress so that a training step fits a byte budget.
 
@@ -114,6 +116,8 @@ def plan_command(
         html: file for one page with the pictures and a table to search and sort
         others: show save_on_cpu and torch.compile's memory budget beside the plans; real steps are run
         framework: where to build the model
+        device: where the step will run: cpu, cuda or auto; swap needs cuda
+        amp: the step will run in mixed precision
     """
     if model is None or budget is None:
         raise ValueError("name a model and a budget, such as `zoo plan resnet50 2GiB`; `zoo list` prints the models")
@@ -128,6 +132,7 @@ def plan_command(
     built = zoo.create_model(model, framework)
     shape = image_shape_for(built, image_size, batch_size)
     asked: dict[str, Any] = {"allow": words, "max_noise": max_noise, "times": times, "framework": framework}
+    asked |= {"device": None if device == "cpu" else device, "amp": amp}
     found = study(built, shape, budget=budget, others=others, **asked)
     print(found.plan)
     if save is not None:

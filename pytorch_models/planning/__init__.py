@@ -67,13 +67,7 @@ def make_plan(
         TypeError, ValueError: as `zoo.plan`.
     """
     asked = Asked(batch, budget, allow, max_noise, objective, loss, times, solver)
-    _check(model)
-    if not isinstance(amp, bool):
-        raise TypeError(f"plan: amp must be True or False, not {amp!r}")
-    if device is not None:
-        check_device(device)
-    placed = model if device is None else copy.deepcopy(model).to(devices_for(device)[0])
-    with autocasting(placed, amp), _prepared(placed, asked) as (search, _):
+    with _placed(model, amp, device) as placed, _prepared(placed, asked) as (search, _):
         return planned(search, objective)
 
 
@@ -86,10 +80,12 @@ def study_plan(
     max_noise: float | None = None,
     loss: Callable[[Any], Tensor] | None = None,
     times: str = "measured",
+    amp: bool = False,
+    device: str | None = None,
 ) -> PlanStudy:
     """`make_plan`, with what is drawn beside a plan."""
-    _check(model)
-    with _prepared(model, Asked(batch, budget, allow, max_noise, "time", loss, times)) as (search, timeline):
+    asked = Asked(batch, budget, allow, max_noise, "time", loss, times)
+    with _placed(model, amp, device) as placed, _prepared(placed, asked) as (search, timeline):
         found = studied(search)
         return replace(found, timelines={"plain": timeline(None), "plan": timeline(found.plan)})
 
@@ -132,6 +128,19 @@ def real_peak(plan: Plan, model: nn.Module, loss: Callable[[Any], Tensor] | None
     apply_plan(plan, copied)
     with torch.random.fork_rng():
         return step_bytes(copied, args, kwargs, loss or default_loss)[0]
+
+
+@contextlib.contextmanager
+def _placed(model: nn.Module, amp: bool, device: str | None) -> Iterator[nn.Module]:
+    """The model, or its copy on another device; what is run meanwhile runs under autocast, if `amp`."""
+    _check(model)
+    if not isinstance(amp, bool):
+        raise TypeError(f"plan: amp must be True or False, not {amp!r}")
+    if device is not None:
+        check_device(device)
+    placed = model if device is None else copy.deepcopy(model).to(devices_for(device)[0])
+    with autocasting(placed, amp):
+        yield placed
 
 
 @contextlib.contextmanager

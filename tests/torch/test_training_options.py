@@ -46,6 +46,8 @@ def test_refusals_before_any_work(tmp_path: Path) -> None:
     frozen = SmallNet().requires_grad_(False)
     with pytest.raises(ValueError, match="no parameter that requires a gradient"):
         train(frozen, data, small_options(save=str(tmp_path / "run")))
+    with pytest.raises(TypeError, match=r"^save must be the path of a folder, or None, not 3$"):
+        small_options(save=3)
     assert not (tmp_path / "run").exists()
 
 

@@ -9,7 +9,6 @@ Example:
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,12 +19,12 @@ from zoo.bench.output import machine, write
 from zoo.bench.picture import check_can_draw, draw
 from zoo.bench.table import Bench, BenchResult, Place
 from zoo.choices import unknown
+from zoo.field_checks import check_device_name
 from zoo.report import format_table
 
 __all__ = ["BENCHES", "Bench", "BenchResult", "check", "find", "list_text", "run"]
 
 QUICK, WHOLE = "quick", "whole"
-_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 
 def find(table: str) -> Bench:
@@ -54,8 +53,7 @@ def check(bench: Bench, folder: Path, device: str = "cpu", picture: bool = True)
         ValueError: a device that cannot be, or a folder that cannot be written to.
         ImportError: the framework, or matplotlib for the picture, is not installed.
     """
-    if not _DEVICE.fullmatch(device):
-        raise ValueError(f"device must be cpu, cuda or cuda:<number>, not {device!r}")
+    check_device_name(device, auto=False)
     missing = frameworks.why_missing(frameworks.find(bench.framework))
     if missing:
         raise ImportError(f"the table {bench.name} is measured in {bench.framework}: {missing}")
