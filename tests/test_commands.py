@@ -1,4 +1,4 @@
-"""Commands that pages and benchmarks name have the flags they are given; a benchmark's file is checked first."""
+"""Commands that pages and benchmarks name have the flags they are given, and those that train are run in short."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from zoo.__main__ import COMMANDS, main
 from zoo.bench import find
 from zoo.flags import flags_of, parse
+from zoo.frameworks import FRAMEWORKS, why_missing
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -91,3 +92,44 @@ def test_a_benchmarks_file_is_checked_before_its_work(tmp_path: Path) -> None:
     with_types = [path.name for path in BENCHMARKS if '"--csv"' in path.read_text(encoding="utf-8")]
     checked = [path.name for path in BENCHMARKS if '"--csv", type=new_csv' in path.read_text(encoding="utf-8")]
     assert checked == with_types
+
+
+TRAINING = sorted({shlex.join(words) for _, words in ALL if "demo.py" in words and "--help" not in words})
+SHORT = {"--data": "digits", "--n_epochs": "1", "--valid_size": "1300"}  # some hundred small images
+
+
+def shortened(line: str, folder: Path) -> list[str]:
+    """The command, but for how long it trains, on what, and where in `folder` it saves."""
+    words = shlex.split(line)
+    place = words.index("demo.py") + 1
+    flags = dict(zip(words[place::2], words[place + 1 :: 2], strict=True)) | SHORT
+    if "--save" in flags:
+        flags["--save"] = str(folder / Path(flags["--save"]).name)
+    start = {"python": [sys.executable], "torchrun": [sys.executable, "-m", "torch.distributed.run"]}[words[0]]
+    return [*start, *words[1:place], *(word for pair in flags.items() for word in pair)]
+
+
+def test_commands_are_found_and_shortened(tmp_path: Path) -> None:
+    assert len(TRAINING) >= 15
+    begun = [line for line in TRAINING if "--save runs/x" in line and "--resume" not in line]
+    assert begun, "a run that is resumed is begun by another line"
+    line = "torchrun --nproc-per-node 2 demo.py --data cifar10 --save runs/z"
+    made = shortened(line, tmp_path)
+    assert made[1:6] == ["-m", "torch.distributed.run", "--nproc-per-node", "2", "demo.py"]
+    assert made[6:] == shlex.split(f"--data digits --save {tmp_path / 'z'} --n_epochs 1 --valid_size 1300")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", TRAINING)
+def test_training_commands_run(line: str, tmp_path: Path) -> None:
+    framework = next((name for name in FRAMEWORKS if f"--framework {name}" in line), "torch")
+    missing = why_missing(FRAMEWORKS[framework])
+    if missing is not None:
+        pytest.skip(missing)
+    lines = [line]
+    if "--resume" in line:
+        lines.insert(0, line.replace(" --resume True", ""))
+    for one in lines:
+        done = subprocess.run(shortened(one, tmp_path), cwd=ROOT, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stderr
+        assert "test    loss" in done.stdout
