@@ -15,6 +15,7 @@ from mxnet_memonger.saving import mirrored_names
 from mxnet_memonger.symbol_graph import SymbolGraph
 
 READERS = 2  # of one value: MXNet adds up to two gradients in one order alone
+OF_MXNET = "could not construct a sub-memory"  # what MKL-DNN says to some networks, planned or not
 
 
 class Twice(mx.operator.CustomOp):  # type: ignore[name-defined]
@@ -84,17 +85,33 @@ class Drawing:
         return mx.sym.Group([loss, mx.sym.BlockGrad(unread[-1], name="scores")])
 
 
+def different_operators(sym: Any) -> int:
+    """How many operators MXNet makes: of those that compute the same, and are to be run again alike, but one."""
+    same: dict[Any, int] = {}
+    firsts: list[int] = []
+    for node in SymbolGraph.of(sym).nodes:
+        inputs = tuple((firsts[source], output) for source, output in node.inputs)
+        is_own = node.is_variable or node.op in ("Dropout", "Custom")
+        key = node.name if is_own else (node.op, tuple(sorted(node.attributes.items())), inputs)
+        place = firsts[node.inputs[0][0]] if node.op == "_copy" else same.setdefault(key, node.index)
+        firsts.append(place)
+    return len(same)
+
+
 def check(sym: Any, shapes: dict[str, Any], *, exactly: bool = True) -> Any:
-    """The plan, once it is seen to compute what the network does in no more bytes."""
+    """The plan, once it is seen to compute what the network does in no more bytes.
+
+    Where a plan runs but one of two equal operators again, MXNet adds up gradients in another order.
+    """
     planned = memonger.search_plan(sym, 1, workers=0, **shapes)
     assert plan_bytes(planned, None, shapes) <= plan_bytes(sym, None, shapes)
     names = [(one.list_arguments(), one.list_auxiliary_states(), one.list_outputs()) for one in (planned, sym)]
     assert names[0] == names[1]
     expected, found = step_results(sym, shapes, steps=2), step_results(planned, shapes, steps=2)
-    if exactly:
+    if exactly and different_operators(planned) == different_operators(sym):
         assert_same_bits(found, expected)
     for name, array in expected.items():
-        assert np.allclose(found[name], array, rtol=1e-4, atol=1e-5), name
+        assert np.allclose(found[name], array, rtol=1e-4, atol=1e-6 * np.abs(array).max()), name
     return planned
 
 
@@ -114,7 +131,26 @@ def test_a_random_network_computes_the_same_in_no_more_bytes(seed: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6, 60))
 def test_many_random_networks_do(seed: int) -> None:
-    check(Drawing(seed).network(30), {"data": (3, 12, 6, 6)})
+    sym, shapes = Drawing(seed).network(30), {"data": (3, 12, 6, 6)}
+    try:
+        step_results(sym, shapes, steps=1)
+    except mx.MXNetError as error:
+        if OF_MXNET not in str(error):
+            raise
+        pytest.skip(f"MXNet cannot run this network, unplanned: {OF_MXNET}")
+    check(sym, shapes)
+
+
+def test_of_two_equal_operators_mxnet_makes_one() -> None:
+    values = mx.sym.tanh(mx.sym.Variable("data"), name="values")
+    twins = [mx.sym.LeakyReLU(values, act_type="leaky", name=name) for name in ("one", "other")]
+    alone = mx.sym.LeakyReLU(values, act_type="leaky", slope=0.1, name="alone")
+    sym = mx.sym.add_n(*twins, alone)
+    assert different_operators(sym) == 5  # with the input
+    assert sym.simple_bind(mx.cpu(), data=(2, 3)).debug_str().count("Op:LeakyReLU") == 2
+    planned = memonger.mirror(sym, lambda node: node.name == "one")
+    assert different_operators(planned) == 6
+    assert planned.simple_bind(mx.cpu(), data=(2, 3)).debug_str().count("Op:LeakyReLU") == 4  # one runs again
 
 
 def test_integers_are_embedded() -> None:
