@@ -132,4 +132,4 @@ def test_training_commands_run(line: str, tmp_path: Path) -> None:
     for one in lines:
         done = subprocess.run(shortened(one, tmp_path), cwd=ROOT, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr
-        assert "test    loss" in done.stdout
+        assert "test    loss" in done.stdout or (one != lines[0] and "nothing is left to do" in done.stdout)

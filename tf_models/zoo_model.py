@@ -56,6 +56,7 @@ class ZooModel(keras.Model):
     carried_plan: CarriedPlan | None = None
     train_function: Any = None  # Keras's
     code_kernels: str = "operators"
+    _took: Any = None
 
     def __init__(
         self,
@@ -117,6 +118,28 @@ class ZooModel(keras.Model):
         model = cls(**given)
         model.code_kernels = kernels
         return model
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Keras's; what shape and kind of inputs came is remembered for `export`."""
+        outputs = super().__call__(inputs, *args, **kwargs)
+        if hasattr(inputs, "dtype"):
+            kind = keras.backend.standardize_dtype(inputs.dtype)
+            given = self.variable_dtype if "float" in kind else kind
+            self._took = keras.InputSpec(shape=(None, *inputs.shape[1:]), dtype=given)
+        return outputs
+
+    def export(self, filepath: Any, *args: Any, input_signature: Any = None, **kwargs: Any) -> None:
+        """Keras's; without an `input_signature`, for batches of any size of what the model has last run on.
+
+        Raises:
+            ValueError: it has not run yet.
+        """
+        if input_signature is None and self._took is None:
+            raise ValueError(
+                f"{type(self).__name__}.export: how large its inputs are is not known before it has run once: run it, "
+                'or give input_signature=[keras.InputSpec(shape=(None, 32, 32, 3), dtype="float32")]'
+            )
+        super().export(filepath, *args, input_signature=input_signature or [self._took], **kwargs)
 
     def make_train_function(self, force: bool = False) -> None:
         """Keras's; where bits are learnt, `fit` makes another graph for other bits."""

@@ -130,10 +130,22 @@ def test_an_exported_model_gives_the_same_scores(tmp_path: Path) -> None:
     """A SavedModel holds gradients of all that it holds, also of what has no second one."""
     inputs = batch("densenet", "float32")[0]
     model = network("densenet", dtype="float32", efficient=True)
+    with pytest.raises(ValueError, match=r"^DenseNet\.export: how large its inputs are is not known"):
+        model.export(tmp_path / "densenet", verbose=False)
     specified = [keras.InputSpec(shape=(None, *inputs.shape[1:]), dtype="float32")]
     model.export(tmp_path / "densenet", input_signature=specified, verbose=False)
     exported = tf.saved_model.load(str(tmp_path / "densenet"))
     assert np.allclose(exported.serve(inputs), model(inputs), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["resnet", "lstm"])
+def test_a_model_that_has_run_is_exported_for_batches_of_any_size(name: str, tmp_path: Path) -> None:
+    inputs = batch(name, "float32")[0]
+    model = network(name, dtype="float32")
+    model.predict(inputs, verbose=0)
+    model.export(tmp_path / name, verbose=False)
+    exported = tf.saved_model.load(str(tmp_path / name))
+    assert np.allclose(exported.serve(inputs[:3]), model(inputs)[:3], rtol=1e-5, atol=1e-7)
 
 
 def test_nothing_is_built_on_what_recomputes_wrongly() -> None:
