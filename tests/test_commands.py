@@ -133,3 +133,34 @@ def test_training_commands_run(line: str, tmp_path: Path) -> None:
         done = subprocess.run(shortened(one, tmp_path), cwd=ROOT, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr
         assert "test    loss" in done.stdout or (one != lines[0] and "nothing is left to do" in done.stdout)
+
+
+# Each on the smallest that it takes: what is asked is whether it still runs.
+SMALLEST = (
+    "convergence.py --seeds 1 --epochs 1 --depth 10 --limit 128 --batch 32 --schemes 2",
+    "densenet_time.py --batch 2 --steps 1",
+    "densenet_torch.py --batch 2 --rounds 1 --steps 1",
+    "gradient_noise.py --runs 2 --schemes 2 L3 --batch 4",
+    "image_models_torch.py --models mobilenet_v2_035 --batch 2 --timed-batch 1 --image-size 64 --repeats 1",
+    "kernels.py --backend cpu --mib 1 --repeats 1 --only pack",
+    "lstm_torch.py --steps 32 --repeats 1",
+    "mxnet_memory.py --only mobilenet --ntrial 1 --workers 1",
+    "plan_frameworks.py --framework mxnet --budgets 0.7",
+    "planner.py --models lstm_pixel_mnist --budgets 0.5 --times counted",
+    "tensorflow_models.py resnet20 --batch 16 --mode graph --repeats 1 --policies efficient",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", SMALLEST)
+def test_benchmarks_run(line: str) -> None:
+    done = subprocess.run(
+        [sys.executable, *shlex.split(f"benchmarks/{line}")], cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) >= 4, done.stdout
+
+
+def test_every_benchmark_is_among_them() -> None:
+    with_main = {path.name for path in BENCHMARKS if '__name__ == "__main__"' in path.read_text(encoding="utf-8")}
+    assert {line.partition(" ")[0] for line in SMALLEST} == with_main
