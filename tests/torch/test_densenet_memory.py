@@ -105,7 +105,6 @@ def test_reports_say_which_kernels_ran() -> None:
     assert measure_step(DenseNet(**TINY, compressed=2), (2, 3, 8, 8), repeats=0).ran_on == "numba kernels"
 
 
-@pytest.mark.quick
 def test_the_readmes_bytes_are_the_trackers() -> None:
     """DenseNet-BC-100 at batch 64: the figures that are promised, and what the README's table says."""
     assert bytes_of(opt_memory=0) == pytest.approx((2125, 2135), rel=0.01)
