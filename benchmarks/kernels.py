@@ -222,7 +222,7 @@ def main() -> None:
             rates = (row.rate, row.rate_p10, row.rate_p90, row.copy_rate)
             print(f"{row.kernel:<44}" + "".join(f"{rate:8.1f}" for rate in rates), end="")
             print(f"{row.ratio:8.2f}{row.best_ratio:8.2f}", flush=True)
-    if not rows:
+    if options.only and not rows:
         parser.error(f"--only: no kernel's name contains {options.only!r}")
     for backend in ("cpu", "cuda"):
         if options.backend is None and reasons[backend] is not None:

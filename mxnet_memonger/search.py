@@ -6,7 +6,6 @@ and it does not matter how many processes share that work.
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
 from collections.abc import Callable
@@ -156,9 +155,9 @@ class Search:
         best = sorted(self.drafts.points.values(), key=rank)[:CLIMBS]
         choices = [choice for point in best for choice in tails(self.space, self.cut_graph, point.choice)]
         ends = sorted((self.drafts.point(choice) for choice in choices), key=lambda point: point.bytes)
-        few = (point for point in ends if self.runs_few_products_again(point))
-        for point in itertools.islice(few, 1):
-            self.bound.point(point.choice)
+        few = next((point for point in ends if self.runs_few_products_again(point)), None)
+        if few is not None:
+            self.bound.point(few.choice)
 
     def runs_few_products_again(self, point: Point) -> bool:
         """Whether a plan does with at most 70 % of the convolutions and matrix products, by number."""

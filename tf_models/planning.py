@@ -55,9 +55,8 @@ def make_plan(
         InfeasibleBudgetError: the budget is too small; states the smallest.
         TypeError, ValueError: as `zoo.plan`.
     """
-    _check(model, "plan")
     asked = Asked(batch, budget, allow, max_noise, objective, loss, times, solver)
-    return planned(_prepared(in_mixed_precision(model) if amp else model, asked), objective)
+    return planned(_prepared(model, asked, amp), objective)
 
 
 def real_peak(plan: Plan, model: ZooModel, loss: Any = None) -> int:
@@ -78,16 +77,15 @@ def study_plan(
     device: str | None = None,
 ) -> PlanStudy:
     """`make_plan`, with the frontier and the known methods beside it; how memory runs over a step is not told."""
-    _check(model, "plan")
-    asked = Asked(batch, budget, allow, max_noise, "time", loss, times)
-    return studied(_prepared(in_mixed_precision(model) if amp else model, asked))
+    return studied(_prepared(model, Asked(batch, budget, allow, max_noise, "time", loss, times), amp))
 
 
-def _prepared(model: Any, asked: Asked) -> Search:
+def _prepared(model: Any, asked: Asked, amp: bool) -> Search:
     """The checks, and the model priced."""
     asked.check_no_loss("TensorFlow", "cross entropy")
     shape = _shape(model, asked.batch)
-    return _search(model, shape, asked.without(*_lacking(model)))
+    computing = in_mixed_precision(model) if amp else model
+    return _search(computing, shape, asked.without(*_lacking(computing)))
 
 
 def adapt_plan(plan: Plan, model: ZooModel) -> Plan:

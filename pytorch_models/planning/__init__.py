@@ -26,6 +26,7 @@ from pytorch_models.planning.settings import set_policy
 from pytorch_models.planning.step import as_call, autocasting, check_machine, default_loss, step_bytes
 from pytorch_models.planning.timeline import timeline_of
 from pytorch_models.planning.trace import device_type_of, fake_copy, tensors_in, trace
+from zoo.field_checks import check_switch
 from zoo.planner import Plan, parse_budget
 from zoo.planner.adapt import adapted_plan
 from zoo.planner.asked import Asked, check_made_for
@@ -134,8 +135,7 @@ def real_peak(plan: Plan, model: nn.Module, loss: Callable[[Any], Tensor] | None
 def _placed(model: nn.Module, amp: bool, device: str | None) -> Iterator[nn.Module]:
     """The model, or its copy on another device; what is run meanwhile runs under autocast, if `amp`."""
     _check(model)
-    if not isinstance(amp, bool):
-        raise TypeError(f"plan: amp must be True or False, not {amp!r}")
+    check_switch("plan: amp", amp)
     if device is not None:
         check_device(device)
     placed = model if device is None else copy.deepcopy(model).to(devices_for(device)[0])
